@@ -1,0 +1,72 @@
+// The memory of a chunk pool.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "pilotlight/native/descriptor.hpp"
+
+namespace pilotlight::native {
+
+/// Memory is populated in units of one huge page.
+inline constexpr std::size_t kPopulateUnitBytes = std::size_t{2} << 20;
+
+/// A range of address space that goes back to the kernel with its owner.
+/// Movable, not copyable; not thread-safe.
+class AddressRange {
+  public:
+    AddressRange() = default;
+    /// Reserve `size` bytes that start at a multiple of kPopulateUnitBytes; no access yet.
+    explicit AddressRange(std::size_t size);
+    AddressRange(AddressRange&& other) noexcept;
+    AddressRange& operator=(AddressRange&& other) noexcept;
+    AddressRange(const AddressRange&) = delete;
+    AddressRange& operator=(const AddressRange&) = delete;
+    ~AddressRange();
+
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
+
+  private:
+    std::span<std::byte> reserved_;
+    std::span<std::byte> bytes_;
+};
+
+/// One memfd, mapped here shared and sealed: others can map it, but never resize it or write
+/// into it. Nothing is populated until it is asked for. Thread-safe.
+class Arena {
+  public:
+    /// Throws MemoryRefused.
+    explicit Arena(std::size_t size);
+
+    [[nodiscard]] int fd() const noexcept { return memfd_.get(); }
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return range_.bytes(); }
+
+    /// Give memory to every unit that the range touches, huge pages where the kernel has them.
+    /// After it the range can be written without a fault. Throws MemoryRefused.
+    void populate(std::size_t offset, std::size_t length);
+
+    [[nodiscard]] std::size_t populated_bytes() const noexcept;
+    /// The part of the populated bytes that has huge pages.
+    [[nodiscard]] std::size_t huge_bytes() const noexcept;
+
+  private:
+    enum class UnitState : std::uint8_t { kEmpty, kBusy, kPopulated };
+
+    void populate_unit(std::size_t unit);
+    void fill(std::span<std::byte> memory);
+    [[nodiscard]] bool make_huge(std::span<std::byte> memory) noexcept;
+    [[nodiscard]] std::span<std::byte> unit_bytes(std::size_t unit) const noexcept;
+
+    Descriptor memfd_;
+    AddressRange range_;
+    std::size_t n_units_;
+    std::unique_ptr<std::atomic<UnitState>[]> units_;
+    std::atomic<std::size_t> populated_bytes_ = 0;
+    std::atomic<std::size_t> huge_bytes_ = 0;
+    std::atomic<int> huge_attempts_left_;
+};
+
+}  // namespace pilotlight::native

@@ -1,0 +1,70 @@
+// Whose block a disk reads next.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <vector>
+
+namespace pilotlight::native {
+
+/// The part of a load that lies on one disk: its chunks, in the order in which they are read.
+struct LanePlan {
+    struct Chunk {
+        std::size_t index = 0;  ///< the load's number for it
+        std::uint64_t length = 0;
+    };
+    std::uint64_t load = 0;  ///< also the order of submission
+    std::int64_t priority = 0;
+    std::deque<Chunk> chunks;
+};
+
+/// One read: a range of one chunk.
+struct Block {
+    std::uint64_t load = 0;
+    std::size_t chunk = 0;
+    std::size_t number = 0;    ///< within the chunk
+    std::uint64_t offset = 0;  ///< within the chunk
+    std::uint64_t length = 0;
+};
+
+/// Serves one load at a time, so that two equal loads end at T and 2T and not both at 2T: the
+/// one of highest priority, among those the one with the fewest bytes left, among those the one
+/// submitted first. The choice is made anew when a chunk has been handed out; a later load gets
+/// what the first one leaves: all once its last block is out. Not thread-safe.
+class DiskQueue {
+  public:
+    explicit DiskQueue(std::uint64_t block_bytes) : block_bytes_(block_bytes) {}
+
+    void add(LanePlan plan);
+    /// Forget a load; unknown ones are no error.
+    void remove(std::uint64_t load);
+    /// Give a load another priority; unknown ones are no error.
+    void promote(std::uint64_t load, std::int64_t priority);
+
+    [[nodiscard]] bool is_empty() const noexcept { return lanes_.empty(); }
+    /// Hand out the next block; the queue must not be empty.
+    [[nodiscard]] Block take();
+
+    /// The load that `take` last left for another one though it had blocks to read, once.
+    [[nodiscard]] std::optional<std::uint64_t> take_interrupted();
+
+  private:
+    struct Lane {
+        LanePlan plan;
+        std::uint64_t bytes_left = 0;
+        std::uint64_t offset = 0;  ///< of the next block in the first chunk
+    };
+
+    void choose();
+    [[nodiscard]] static bool goes_before(const Lane& a, const Lane& b) noexcept;
+
+    const std::uint64_t block_bytes_;
+    std::vector<Lane> lanes_;
+    std::size_t current_ = 0;
+    bool has_current_ = false;
+    std::optional<std::uint64_t> interrupted_;
+};
+
+}  // namespace pilotlight::native

@@ -1,0 +1,1 @@
+"""The loader's verbs: pack, inspect, verify, load."""

@@ -1,0 +1,103 @@
+"""The manifest of a packed checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from pilotlight.native_loader.errors import CorruptCheckpoint, UnsupportedVersion
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "pilotlight-packed"
+VERSION = 1
+_MAX_BYTES = 200_000_000
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Checksum = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights for one device: one safetensors file."""
+
+    file: str
+    device: _Count
+    size_bytes: _Count
+    data_offset: _Count
+    crc32c: tuple[_Checksum, ...]
+    """Of each chunk of the file, its header included."""
+
+
+class ManifestTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a tensor lies and what it is."""
+
+    partition: _Count
+    offset: _Count
+    """From the start of the file."""
+    size_bytes: _Count
+    dtype: str
+    shape: tuple[_Count, ...]
+    sha256: _Sha256
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a packed checkpoint says of itself; written last."""
+
+    format: str
+    version: int
+    content_id: _Sha256
+    layout_id: _Sha256
+    chunk_bytes: _Count
+    aliases: dict[str, str]
+    partitions: tuple[Partition, ...]
+    tensors: dict[str, ManifestTensor]
+
+    def encode(self) -> bytes:
+        """Return the text of the manifest; equal manifests have equal texts."""
+        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Return the manifest of a packed directory; None where there is none of ours.
+
+    Raises:
+        CorruptCheckpoint: it is damaged.
+        UnsupportedVersion: a newer release wrote it.
+    """
+    file = directory / MANIFEST_NAME
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    if len(raw) > _MAX_BYTES:
+        raise CorruptCheckpoint(file, f"is longer than {_MAX_BYTES:,d} bytes")
+    return _decode(raw, file)
+
+
+class _Kind(msgspec.Struct):
+    """What tells our manifests from those of other tools, in every version."""
+
+    format: Any = None
+    version: Any = None
+
+
+def _decode(raw: bytes, file: Path) -> Manifest | None:
+    try:
+        kind = _kind(raw)
+        if kind.format != FORMAT:
+            return None
+        if isinstance(kind.version, int) and kind.version > VERSION:
+            raise UnsupportedVersion(file, kind.version, VERSION)
+        return msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise CorruptCheckpoint(file, f"is no manifest: {exc}") from exc
+
+
+def _kind(raw: bytes) -> _Kind:
+    try:
+        return msgspec.json.decode(raw, type=_Kind)
+    except msgspec.ValidationError:
+        return _Kind()

@@ -1,0 +1,108 @@
+"""Which files of a directory hold the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from pilotlight.native_loader.errors import CorruptCheckpoint, NotACheckpoint, PickleRefused
+from pilotlight.native_loader.header import parse_json_object
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+_SUFFIX = ".safetensors"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_MAX_INDEX_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFiles:
+    """The weight files of a checkpoint as it is, by name."""
+
+    directory: Path
+    names: tuple[str, ...]
+    weight_map: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Tensor to file, as the index says; empty where there is no index."""
+
+
+def find_weight_files(path: Path) -> WeightFiles:
+    """Return the weight files of a directory, or the one that `path` is.
+
+    The order of preference is that of transformers: model.safetensors, then the
+    index, then a single file of another name.
+
+    Raises:
+        NotACheckpoint: there are none.
+        PickleRefused: there are only pickles.
+        CorruptCheckpoint: the index makes no sense.
+    """
+    if path.is_file():
+        return WeightFiles(directory=path.parent, names=(_single_file(path),))
+    names = sorted(os.listdir(path))
+    if SINGLE_NAME in names:
+        return WeightFiles(directory=path, names=(SINGLE_NAME,))
+    if INDEX_NAME in names:
+        return _indexed(path)
+    found = [name for name in names if name.endswith(_SUFFIX)]
+    if len(found) == 1:
+        return WeightFiles(directory=path, names=(found[0],))
+    if found:
+        raise NotACheckpoint(path, f"holds {len(found)} safetensors files and no {INDEX_NAME}")
+    pickles = [name for name in names if _is_pickle(name)]
+    if pickles:
+        raise PickleRefused(path / pickles[0])
+    raise NotACheckpoint(path, "holds no safetensors weights")
+
+
+def check_plain_name(name: str, file: Path) -> None:
+    """Check that a name which `file` mentions is that of a file beside it.
+
+    Raises:
+        CorruptCheckpoint: it is a path that could lead elsewhere.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise CorruptCheckpoint(file, f"names the file {name!r}, which is no plain file name")
+
+
+def _single_file(path: Path) -> str:
+    if _is_pickle(path.name):
+        raise PickleRefused(path)
+    if not path.name.endswith(_SUFFIX):
+        raise NotACheckpoint(path, "is neither a directory nor a safetensors file")
+    return path.name
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith(_PICKLE_SUFFIXES)
+
+
+def _indexed(directory: Path) -> WeightFiles:
+    file = directory / INDEX_NAME
+    with file.open("rb") as stream:
+        raw = stream.read(_MAX_INDEX_BYTES + 1)
+    if len(raw) > _MAX_INDEX_BYTES:
+        raise CorruptCheckpoint(file, f"is longer than {_MAX_INDEX_BYTES:,d} bytes")
+    weight_map = parse_json_object(raw, file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptCheckpoint(file, "has no weight_map")
+    files = cast("dict[str, object]", weight_map)
+    names = dict.fromkeys(_file_name(value, file) for value in files.values())
+    return WeightFiles(
+        directory=directory,
+        names=tuple(sorted(names)),
+        weight_map=cast("dict[str, str]", weight_map),
+    )
+
+
+def _file_name(value: object, file: Path) -> str:
+    if not isinstance(value, str):
+        raise CorruptCheckpoint(file, "maps a tensor to something else than a file name")
+    check_plain_name(value, file)
+    if _is_pickle(value):
+        raise PickleRefused(file.parent / value)
+    if not value.endswith(_SUFFIX):
+        raise CorruptCheckpoint(file, f"names {value!r}, which is no safetensors file")
+    return value

@@ -1,0 +1,165 @@
+#include "pilotlight/native/chunk_pool.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "pilotlight/native/error.hpp"
+#include "pilotlight/native/source_file.hpp"
+
+namespace pilotlight::native {
+
+namespace {
+
+std::size_t checked_chunk_bytes(std::size_t chunk_bytes) {
+    if (chunk_bytes == 0 || chunk_bytes % kDirectAlignment != 0) {
+        throw std::invalid_argument("a chunk must be a multiple of 4096 bytes");
+    }
+    return chunk_bytes;
+}
+
+}  // namespace
+
+ChunkPool::ChunkPool(std::size_t n_chunks, std::size_t chunk_bytes)
+    : chunk_bytes_(checked_chunk_bytes(chunk_bytes)),
+      arena_(n_chunks * chunk_bytes),
+      states_(n_chunks, State::kFree),
+      accounts_{.free = n_chunks, .cached = 0, .bound = 0, .total = n_chunks} {}
+
+Accounts ChunkPool::accounts() const {
+    const std::lock_guard lock(mutex_);
+    return accounts_;
+}
+
+std::vector<ChunkIndex> ChunkPool::allocate(std::size_t n) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    if (n > accounts_.free) {
+        throw PoolExhausted(n, accounts_.free, accounts_.cached, accounts_.bound);
+    }
+    std::vector<ChunkIndex> chunks;
+    chunks.reserve(n);
+    for (std::size_t i = 0; chunks.size() < n; ++i) {
+        if (states_[i] == State::kFree) {
+            chunks.push_back(static_cast<ChunkIndex>(i));
+        }
+    }
+    move(chunks, State::kFree, State::kCached);
+    return chunks;
+}
+
+void ChunkPool::bind(std::span<const ChunkIndex> chunks) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    move(chunks, State::kCached, State::kBound);
+}
+
+void ChunkPool::unbind(std::span<const ChunkIndex> chunks) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    move(chunks, State::kBound, State::kCached);
+}
+
+void ChunkPool::release(std::span<const ChunkIndex> chunks) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    move(chunks, State::kCached, State::kFree);
+}
+
+void ChunkPool::begin_loading(std::span<const ChunkIndex> chunks) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    move(chunks, State::kCached, State::kLoading);
+    n_loading_ += chunks.size();
+}
+
+void ChunkPool::end_loading(std::span<const ChunkIndex> chunks) noexcept {
+    const std::lock_guard lock(mutex_);
+    for (const ChunkIndex chunk : chunks) {
+        states_[chunk] = State::kCached;
+    }
+    n_loading_ -= chunks.size();
+}
+
+void ChunkPool::close() {
+    const std::lock_guard lock(mutex_);
+    if (n_loading_ != 0) {
+        throw PoolBusy(n_loading_);
+    }
+    is_closed_ = true;
+}
+
+void ChunkPool::populate(ChunkIndex chunk, std::size_t offset, std::size_t length) {
+    arena_.populate(chunk * chunk_bytes_ + offset, length);
+}
+
+std::span<std::byte> ChunkPool::bytes(ChunkIndex chunk) const noexcept {
+    return arena_.bytes().subspan(chunk * chunk_bytes_, chunk_bytes_);
+}
+
+void ChunkPool::check_integrity() const {
+    const std::lock_guard lock(mutex_);
+    const auto count = [&](State state) {
+        return static_cast<std::size_t>(std::ranges::count(states_, state));
+    };
+    const bool is_sound = count(State::kFree) == accounts_.free &&
+                          count(State::kCached) + count(State::kLoading) == accounts_.cached &&
+                          count(State::kBound) == accounts_.bound &&
+                          count(State::kLoading) == n_loading_ &&
+                          accounts_.free + accounts_.cached + accounts_.bound == accounts_.total;
+    if (!is_sound) {
+        throw std::logic_error("the pool's accounts differ from its chunks");
+    }
+}
+
+const char* ChunkPool::name(State state) noexcept {
+    switch (state) {
+        case State::kFree:
+            return "free";
+        case State::kCached:
+            return "cached";
+        case State::kLoading:
+            return "loading";
+        case State::kBound:
+            return "bound";
+    }
+    return "unknown";
+}
+
+std::size_t& ChunkPool::account(State state) noexcept {
+    switch (state) {
+        case State::kFree:
+            return accounts_.free;
+        case State::kBound:
+            return accounts_.bound;
+        case State::kCached:
+        case State::kLoading:
+            break;
+    }
+    return accounts_.cached;
+}
+
+void ChunkPool::move(std::span<const ChunkIndex> chunks, State from, State to) {
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+        const ChunkIndex chunk = chunks[i];
+        const bool is_known = chunk < states_.size();
+        if (is_known && states_[chunk] == from) {
+            states_[chunk] = to;  // A chunk that is named twice is now found in a wrong state.
+            continue;
+        }
+        const char* actual = is_known ? name(states_[chunk]) : "not in the pool";
+        for (const ChunkIndex moved : chunks.first(i)) {
+            states_[moved] = from;
+        }
+        throw ChunkStateError(chunk, name(from), actual);
+    }
+    account(from) -= chunks.size();
+    account(to) += chunks.size();
+}
+
+void ChunkPool::require_open() const {
+    if (is_closed_) {
+        throw PoolClosed();
+    }
+}
+
+}  // namespace pilotlight::native

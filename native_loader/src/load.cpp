@@ -1,0 +1,114 @@
+#include "pilotlight/native/load.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+namespace pilotlight::native {
+namespace {
+
+Seconds seconds(const std::atomic<std::int64_t>& nanoseconds) {
+    return std::chrono::nanoseconds(nanoseconds.load());
+}
+
+}  // namespace
+
+Load::Load(std::uint64_t id, LoadPlan plan, std::size_t block_bytes)
+    : id_(id),
+      plan_(std::move(plan)),
+      chunks_(plan_.chunks.size()),
+      chunk_crc32c_(plan_.chunks.size()),
+      n_chunks_left_(plan_.chunks.size()),
+      files_(plan_.files.size()) {
+    for (std::size_t i = 0; i < chunks_.size(); ++i) {
+        const std::uint64_t length = plan_.chunks[i].length;
+        const std::uint64_t n_blocks = (length + block_bytes - 1) / block_bytes;
+        chunks_[i].n_blocks_left = static_cast<std::uint32_t>(n_blocks);
+        chunks_[i].block_crc32c.resize(n_blocks);
+        total_bytes_ += length;
+    }
+}
+
+Progress Load::progress() const noexcept {
+    return {.done_bytes = done_bytes_, .total_bytes = total_bytes_, .is_started = is_started_};
+}
+
+bool Load::is_done() const {
+    const std::lock_guard lock(end_mutex_);
+    return is_ended_;
+}
+
+bool Load::wait(std::optional<Seconds> timeout) const {
+    std::unique_lock lock(end_mutex_);
+    const auto has_ended = [this] { return is_ended_; };
+    if (timeout) {
+        return ended_.wait_for(lock, *timeout, has_ended);
+    }
+    ended_.wait(lock, has_ended);
+    return true;
+}
+
+const LoadOutcome& Load::outcome() const {
+    const std::lock_guard lock(end_mutex_);
+    if (!is_ended_) {
+        throw std::logic_error("the load has not ended");
+    }
+    if (error_) {
+        std::rethrow_exception(error_);
+    }
+    return outcome_;
+}
+
+SourceFile& Load::file(std::uint32_t index) {
+    const std::lock_guard lock(files_mutex_);
+    std::unique_ptr<SourceFile>& file = files_[index];
+    if (!file) {
+        const FilePlan& plan = plan_.files[index];
+        file = SourceFile::open(plan.path, plan.identity);
+    }
+    return *file;
+}
+
+void Load::check_files_unchanged() const {
+    const std::lock_guard lock(files_mutex_);
+    for (const std::unique_ptr<SourceFile>& file : files_) {
+        if (file) {
+            file->check_unchanged();
+        }
+    }
+}
+
+LoadOutcome Load::summarise() const {
+    LoadOutcome outcome{.bytes_read = done_bytes_,
+                        .page_cache_bytes = page_cache_bytes_,
+                        .queued = first_block_ - submitted_,
+                        .busy = last_block_ - first_block_,
+                        .read_time = seconds(read_nanoseconds_),
+                        .populate_time = seconds(populate_nanoseconds_),
+                        .checksum_time = seconds(checksum_nanoseconds_),
+                        .n_interruptions = n_interruptions_,
+                        .direct_refusal = {},
+                        .crc32c = chunk_crc32c_};
+    const std::lock_guard lock(files_mutex_);
+    for (const std::unique_ptr<SourceFile>& file : files_) {
+        if (file && outcome.direct_refusal.empty()) {
+            outcome.direct_refusal = file->direct_refusal();
+        }
+    }
+    return outcome;
+}
+
+void Load::end(LoadOutcome outcome, std::exception_ptr failure) {
+    {
+        const std::lock_guard lock(files_mutex_);
+        files_.clear();
+    }
+    {
+        const std::lock_guard lock(end_mutex_);
+        outcome_ = std::move(outcome);
+        error_ = std::move(failure);
+        is_ended_ = true;
+    }
+    ended_.notify_all();
+}
+
+}  // namespace pilotlight::native

@@ -1,0 +1,73 @@
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "pilotlight/native/chunk_pool.hpp"
+#include "pilotlight/native/chunk_view.hpp"
+#include "pilotlight/native/error.hpp"
+
+using namespace pilotlight::native;
+
+namespace {
+
+constexpr std::size_t kChunk = 4096;
+using Chunks = std::vector<ChunkIndex>;
+
+std::unique_ptr<ChunkPool> numbered_pool(std::size_t n_chunks) {
+    auto pool = std::make_unique<ChunkPool>(n_chunks, kChunk);
+    for (ChunkIndex chunk = 0; chunk < n_chunks; ++chunk) {
+        pool->populate(chunk, 0, kChunk);
+        std::memset(pool->bytes(chunk).data(), static_cast<int>(chunk), kChunk);
+    }
+    return pool;
+}
+
+}  // namespace
+
+TEST(shows_chunks_in_the_order_given) {
+    const auto pool = numbered_pool(8);
+
+    const ChunkView view(pool->fd(), kChunk, Chunks{5, 6, 1, 0}, 4 * kChunk - 7);
+
+    CHECK_EQUAL(view.bytes().size(), 4 * kChunk - 7);
+    CHECK(view.bytes()[0] == std::byte{5});
+    CHECK(view.bytes()[kChunk] == std::byte{6});
+    CHECK(view.bytes()[2 * kChunk] == std::byte{1});
+    CHECK(view.bytes().back() == std::byte{0});
+}
+
+TEST(keeps_what_is_written_to_itself) {
+    const auto pool = numbered_pool(2);
+    const ChunkView view(pool->fd(), kChunk, Chunks{1}, kChunk);
+
+    view.bytes()[0] = std::byte{99};
+
+    CHECK(pool->bytes(1)[0] == std::byte{1});
+}
+
+TEST(outlives_the_pool) {
+    auto pool = numbered_pool(4);
+    const ChunkView view(pool->fd(), kChunk, Chunks{3}, kChunk);
+
+    pool.reset();
+
+    CHECK(view.bytes()[17] == std::byte{3});
+}
+
+TEST(refuses_chunks_outside_the_pool) {
+    const auto pool = numbered_pool(4);
+
+    (void)CHECK_THROWS(std::invalid_argument, ChunkView(pool->fd(), kChunk, Chunks{4}, kChunk));
+}
+
+TEST(refuses_a_file_longer_than_its_chunks) {
+    const auto pool = numbered_pool(4);
+
+    (void)CHECK_THROWS(std::invalid_argument, ChunkView(pool->fd(), kChunk, Chunks{1}, kChunk + 1));
+}
+
+TEST(reports_a_descriptor_that_is_none) {
+    (void)CHECK_THROWS(MemoryRefused, ChunkView(-1, kChunk, Chunks{0}, kChunk));
+}

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from pilotlight.native_loader import (
+    Checkpoint,
+    ChecksumLedger,
+    DeviceUnavailable,
+    NotACheckpoint,
+    OutsideRoots,
+    load,
+)
+from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.testing import RawTensor, write_checkpoint
+
+
+def test_loads_in_one_line(tmp_path: Path) -> None:
+    saved = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(2)}
+    save_file(saved, tmp_path / "model.safetensors")
+
+    tensors = load(tmp_path)
+
+    assert tensors.keys() == saved.keys()
+    assert all(torch.equal(tensors[name], saved[name]) for name in saved)
+
+
+def test_tensors_can_be_changed(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(4)}, tmp_path / "model.safetensors")
+    tensors = load(tmp_path)
+
+    tensors["a"] += 1
+
+    assert tensors["a"].tolist() == [1.0] * 4
+    assert load_file(tmp_path / "model.safetensors")["a"].tolist() == [0.0] * 4
+
+
+def test_declared_aliases_are_names_of_the_same_tensor(
+    tmp_path: Path, tensors: dict[str, RawTensor]
+) -> None:
+    loaded = load(write_checkpoint(tmp_path / "aliased", tensors, {"head": "lm_head.weight"}))
+
+    assert loaded["head"] is loaded["lm_head.weight"]
+
+
+def test_only_the_processor_is_a_device(directory: Path) -> None:
+    with pytest.raises(DeviceUnavailable, match="'cuda:0' is not available"):
+        load(directory, "cuda:0")
+
+
+def test_stays_inside_the_roots(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutsideRoots):
+        load(directory, roots=[tmp_path / "elsewhere"])
+
+
+def test_says_when_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotACheckpoint):
+        load(tmp_path)
+
+
+def test_learns_into_a_ledger_and_tells_progress(tmp_path: Path, large: Checkpoint) -> None:
+    ledger = ChecksumLedger(tmp_path / "ledger")
+    told: list[tuple[int, int]] = []
+
+    load(large.path, ledger=ledger, progress=lambda *done: told.append(done))
+
+    assert ledger.find(large.files[0]) is not None
+    assert told[-1] == (large.size_bytes, large.size_bytes)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as transformers saves it: in shards, with its output tied to its input."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    path = tmp_path_factory.mktemp("llama")
+    LlamaForCausalLM(config).save_pretrained(path, max_shard_size="20KB")
+    return path
+
+
+@pytest.mark.integration
+def test_a_sharded_model_loads_as_safetensors_loads_it(llama: Path) -> None:
+    files = sorted(llama.glob("model-*.safetensors"))
+
+    tensors = load(llama)
+
+    expected = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    assert len(files) > 1
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.integration
+def test_transformers_reads_a_packed_model(tmp_path: Path, llama: Path) -> None:
+    pack(Checkpoint.open(llama), tmp_path / "packed")
+
+    packed = AutoModelForCausalLM.from_pretrained(tmp_path / "packed").state_dict()
+
+    original = AutoModelForCausalLM.from_pretrained(llama).state_dict()
+    assert packed.keys() == original.keys()
+    assert all(torch.equal(packed[name], original[name]) for name in original)

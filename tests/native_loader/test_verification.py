@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pilotlight.native_loader import (
+    CHUNK_BYTES,
+    Checkpoint,
+    ChecksumLedger,
+    ChecksumMismatch,
+    ContentMismatch,
+    FileChanged,
+    ReadFailed,
+)
+from pilotlight.native_loader.packing import pack
+
+Flip = Callable[[Path, int], None]
+
+
+def test_learns_first_and_verifies_then(tmp_path: Path, large: Checkpoint) -> None:
+    ledger = ChecksumLedger(tmp_path / "ledger")
+
+    first = large.verify(ledger)
+    second = large.verify(ledger)
+
+    assert (first.n_verified, first.n_learned) == (0, 3)
+    assert (second.n_verified, second.n_learned) == (3, 0)
+    assert first.content_id == second.content_id == ""
+
+
+def test_names_file_and_chunk_that_differ(tmp_path: Path, large: Checkpoint) -> None:
+    ledger = ChecksumLedger(tmp_path / "ledger")
+    large.verify(ledger)
+    known = ledger.find(large.files[0])
+    assert known is not None
+    ledger.learn(large.files[0], [known[0], known[1] ^ 1, known[2]])
+
+    with pytest.raises(ChecksumMismatch, match=r"model\.safetensors: chunk 1 has") as caught:
+        large.verify(ledger)
+
+    assert caught.value.chunk == 1
+    assert caught.value.file == large.files[0].path
+
+
+@pytest.mark.parametrize(("offset", "chunk"), [(-1, 2), (CHUNK_BYTES, 1), (CHUNK_BYTES - 1, 0)])
+def test_finds_one_flipped_bit_of_a_packed_checkpoint(
+    tmp_path: Path, large: Checkpoint, flip_byte: Flip, offset: int, chunk: int
+) -> None:
+    packed = pack(large, tmp_path / "packed")
+    file = packed.files[0]
+    flip_byte(file.path, offset % file.size_bytes)
+
+    with pytest.raises(ChecksumMismatch) as caught:
+        Checkpoint.open(packed.path).verify()
+
+    assert caught.value.chunk == chunk
+
+
+def test_finds_a_content_id_that_is_not_that_of_the_bytes(tmp_path: Path, directory: Path) -> None:
+    pack(Checkpoint.open(directory), tmp_path / "packed")
+    manifest = tmp_path / "packed" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"content_id": "0" * 64}))
+
+    with pytest.raises(ContentMismatch, match="its manifest says 0000"):
+        Checkpoint.open(tmp_path / "packed").verify()
+
+
+def test_notices_files_that_changed_since_they_were_opened(
+    directory: Path, flip_byte: Flip
+) -> None:
+    checkpoint = Checkpoint.open(directory)
+    flip_byte(directory / "model.safetensors", 900)
+
+    with pytest.raises(FileChanged, match="written to or had its attributes changed"):
+        checkpoint.verify()
+
+
+def test_names_a_file_that_is_gone(directory: Path) -> None:
+    checkpoint = Checkpoint.open(directory)
+    (directory / "model.safetensors").unlink()
+
+    with pytest.raises(ReadFailed, match="No such file"):
+        checkpoint.verify()
+
+
+def test_tells_progress(large: Checkpoint) -> None:
+    told: list[tuple[int, int]] = []
+
+    large.verify(progress=lambda *done: told.append(done))
+
+    assert told[-1] == (large.size_bytes, large.size_bytes)
