@@ -1,0 +1,1 @@
+"""A store node: loads checkpoints, leases devices, runs engines in workers."""

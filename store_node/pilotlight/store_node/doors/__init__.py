@@ -1,0 +1,1 @@
+"""The node towards the outside: its service, and its session with the controller."""

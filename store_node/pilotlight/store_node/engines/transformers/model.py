@@ -1,0 +1,73 @@
+"""Building a model without weights."""
+
+# Transformers' model classes are half typed:
+# pyright: basic
+from __future__ import annotations
+
+import inspect
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from pilotlight.store_node.engines.transformers.configuration import BUILDING_ERRORS, one_line
+from pilotlight.store_node.errors import UnsupportedModel
+
+
+def build_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model on the meta device, but for the buffers that no checkpoint holds.
+
+    Raises:
+        UnsupportedModel: it can't be built so, or can't be run a token at a time.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # untyped there
+                config, dtype=dtype, trust_remote_code=False
+            )
+    except BUILDING_ERRORS as error:
+        raise UnsupportedModel(
+            f"no {config.model_type} model of that shape: {one_line(error)}"
+        ) from error
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UnsupportedModel(f"{type(model).__name__} keeps no keys and values of its past")
+    _compute_buffers(model)
+    model.requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]  # untyped there
+    return model
+
+
+def _compute_buffers(model: PreTrainedModel) -> None:
+    """Fill the non-persistent buffers: rotary frequencies, masks, scales.
+
+    They follow from the configuration, and every model of the library knows how
+    to compute its own: `from_pretrained` has them computed by the same call.
+    """
+    owners = set[torch.nn.Module]()
+    for name, buffer in list(model.named_non_persistent_buffers(remove_duplicate=False)):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        unfilled = torch.full_like(buffer, _unlikely(buffer.dtype), device="cpu")
+        setattr(owner, name.rpartition(".")[2], unfilled)
+        owners.add(owner)
+    for module in model.modules():
+        # The library's mark for "leave its parameters alone".
+        vars(module)["_is_hf_initialized"] = module not in owners
+    model.initialize_weights()  # type: ignore[no-untyped-call]  # untyped there
+    if left := [
+        name for name, buffer in model.named_non_persistent_buffers() if _is_unfilled(buffer)
+    ]:
+        raise UnsupportedModel(f"nothing computes the buffers {', '.join(left[:5])}")
+
+
+def _unlikely(dtype: torch.dtype) -> float | int | bool:
+    """Return a value that no buffer is meant to be full of."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return False if dtype is torch.bool else torch.iinfo(dtype).min
+
+
+def _is_unfilled(buffer: torch.Tensor) -> bool:
+    if buffer.numel() == 0 or buffer.dtype is torch.bool:
+        return False
+    first = buffer.reshape(-1)[0]
+    unlikely = _unlikely(buffer.dtype)
+    return bool(first.isnan() if isinstance(unlikely, float) else first == unlikely)

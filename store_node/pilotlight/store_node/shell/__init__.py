@@ -1,0 +1,1 @@
+"""The process around the node core: carries out its actions with pool, loader and workers."""

@@ -1,0 +1,1 @@
+"""What lies on the node's disks, and how fast they are."""

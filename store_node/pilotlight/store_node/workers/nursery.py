@@ -1,0 +1,242 @@
+"""The node's side of one zygote: keeps it running, and has it fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from pilotlight.store_node.workers import messages
+from pilotlight.store_node.workers.death import log_tail
+from pilotlight.store_node.workers.link import Link
+from pilotlight.store_node.workers.worker import Worker
+
+# A zygote that can't live is started again this much later, twice that, and so on.
+_FIRST_DELAY_SECONDS = 0.25
+_LONGEST_DELAY_SECONDS = 30.0
+
+# A zygote has nothing to do when it is told to end, but for leaving Python.
+_END_SECONDS = 2.0
+
+_log = structlog.get_logger()
+
+
+class Nursery:
+    """Makes the workers of one engine.
+
+    Theory of operation. The zygote imports the engine, which takes seconds, and
+    says so; workers asked for before then wait here. From then on a worker is a
+    fork away. When the zygote dies, the kernel kills its workers, for each of
+    them asked for that; another zygote is started after a delay which doubles
+    until one lives.
+
+    The zygote is tied to the thread that starts it, so the event loop's thread
+    must be one that lives as long as the node: its main thread.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        target: str,
+        *,
+        architectures: Sequence[str],
+        environment: Mapping[str, str],
+        log_directory: Path,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._target = target
+        self._architectures = tuple(architectures)
+        self._environment = dict(environment)
+        self._log_directory = log_directory
+        self._on_ready = on_ready
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd: int | None = None
+        self._link: Link[messages.FromZygote] | None = None
+        self._is_ready = False
+        self._failed: messages.Failed | None = None
+        self._waiting: dict[str, tuple[Worker, socket.socket]] = {}
+        self._alive: dict[str, Worker] = {}
+        self._n_workers = 0
+        self._delay_seconds = _FIRST_DELAY_SECONDS
+        self._restart: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Start a zygote; it is of use when `on_ready` is called."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._log_path("zygote").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "pilotlight.store_node.workers.zygote",
+                    str(os.getpid()),
+                    str(theirs.fileno()),
+                    self._engine,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                env=self._environment,
+            )
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._zygote_ended)
+        self._failed = None
+        self._link = Link[messages.FromZygote](
+            ours, messages.FromZygote, on_message=self._receive, on_closed=self._kill_zygote
+        )
+        self._link.send(messages.Preload(target=self._target, architectures=self._architectures))
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's pid; None between two of them."""
+        return None if self._process is None else self._process.pid
+
+    def spawn(self) -> Worker:
+        """Return a new worker, whose process follows."""
+        self._n_workers += 1
+        ours, theirs = socket.socketpair()
+        worker = Worker(
+            f"{self._engine}-{self._n_workers}",
+            ours,
+            log_path=self._log_path(str(self._n_workers)),
+            on_withdraw=self._withdraw,
+        )
+        self._waiting[worker.worker_id] = (worker, theirs)
+        if self._is_ready:
+            self._fork_waiting()
+        return worker
+
+    async def close(self) -> None:
+        """End all workers and the zygote; return when nothing is left of them."""
+        self._is_closing = True
+        if self._restart is not None:
+            self._restart.cancel()
+        workers = [*self._alive.values(), *(worker for worker, _ in self._waiting.values())]
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            await worker.wait_dead()
+        if self._process is None:
+            return
+        if self._is_ready and self._link is not None:
+            self._link.close()
+        else:
+            self._kill_zygote()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            self._kill_zygote()
+            await self._ended.wait()
+
+    def _log_path(self, name: str) -> Path:
+        return self._log_directory / f"{self._engine}-{name}.log"
+
+    def _fork_waiting(self) -> None:
+        assert self._link is not None
+        for worker, theirs in self._waiting.values():
+            self._link.send(
+                messages.Fork(worker_id=worker.worker_id, log_path=str(worker.log_path)),
+                descriptors=(theirs.fileno(),),
+            )
+            theirs.close()
+            self._alive[worker.worker_id] = worker
+        self._waiting.clear()
+
+    def _withdraw(self, worker: Worker) -> None:
+        """Forget a worker that still waits; one that was asked for is killed when it is there."""
+        if waiting := self._waiting.pop(worker.worker_id, None):
+            waiting[1].close()
+            worker.exited()
+
+    def _receive(self, message: messages.FromZygote) -> None:
+        match message:
+            case messages.Preloaded():
+                _log.info("zygote ready", engine=self._engine, preload_seconds=message.seconds)
+                self._is_ready = True
+                self._delay_seconds = _FIRST_DELAY_SECONDS
+                self._fork_waiting()
+                self._on_ready()
+            case messages.Forked():
+                assert self._link is not None
+                pidfd = self._link.take_descriptor()
+                _log.debug(
+                    "worker forked", worker_id=message.worker_id, fork_seconds=message.seconds
+                )
+                self._alive[message.worker_id].forked(message.pid, pidfd)
+            case messages.ForkFailed():
+                _log.error("fork failed", engine=self._engine, reason=message.reason)
+                failed = messages.Failed(code="fork_failed", message=message.reason)
+                self._alive.pop(message.worker_id).never_forked(failed)
+            case messages.Exited():
+                worker = self._alive.pop(message.worker_id)
+                worker.exited(exit_code=message.exit_code, signal=message.signal)
+            case messages.Failed():
+                self._failed = message
+
+    def _kill_zygote(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def _zygote_ended(self) -> None:
+        assert self._process is not None
+        assert self._pidfd is not None
+        exit_code = self._process.wait()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._link is not None:
+            # Its last words, and how its workers ended, may not be read yet.
+            self._link.drain()
+            self._link.close()
+        self._process = self._pidfd = self._link = None
+        was_ready, self._is_ready = self._is_ready, False
+        self._ended.set()
+        self._disown()
+        if self._is_closing:
+            return
+        _log.error(
+            "zygote ended",
+            engine=self._engine,
+            exit_code=exit_code,
+            was_ready=was_ready,
+            reason=self._failed.message if self._failed is not None else "",
+            log_tail=log_tail(self._log_path("zygote")),
+            restart_seconds=self._delay_seconds,
+        )
+        self._start_later()
+
+    def _disown(self) -> None:
+        """Let the workers know; those that only waited have nothing to wait for."""
+        for worker, theirs in self._waiting.values():
+            theirs.close()
+            worker.never_forked(self._failed)
+        self._waiting.clear()
+        alive = list(self._alive.values())
+        self._alive.clear()
+        for worker in alive:
+            worker.orphaned()
+
+    def _start_later(self) -> None:
+        self._restart = self._loop.call_later(self._delay_seconds, self._start_again)
+        self._delay_seconds = min(2 * self._delay_seconds, _LONGEST_DELAY_SECONDS)
+
+    def _start_again(self) -> None:
+        self._restart = None
+        self._ended.clear()
+        try:
+            self.start()
+        except OSError as error:
+            _log.error("zygote can't be started", engine=self._engine, reason=str(error))
+            self._start_later()

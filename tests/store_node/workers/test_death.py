@@ -1,0 +1,50 @@
+"""Saying how a worker ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pilotlight.store_node.workers.death import WorkerDeath, log_tail
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [
+        (
+            WorkerDeath(worker_id="w", exit_code=None, signal=11, log_tail=""),
+            "worker w was killed by SIGSEGV",
+        ),
+        (
+            WorkerDeath(worker_id="w", exit_code=3, signal=None, log_tail="one\n two \n"),
+            "worker w ended with exit code 3; its last line: two",
+        ),
+        (
+            WorkerDeath(worker_id="w", exit_code=None, signal=None, log_tail=""),
+            "worker w ended together with the process that made it",
+        ),
+        (
+            WorkerDeath(
+                worker_id="w", exit_code=1, signal=None, log_tail="x", code="c", message="why"
+            ),
+            "why",
+        ),
+    ],
+    ids=["signal", "exit", "unseen", "told"],
+)
+def test_the_reason_is_one_line(death: WorkerDeath, reason: str) -> None:
+    assert death.reason == reason
+
+
+def test_the_tail_is_the_last_lines_of_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(f"line {n}\n" for n in range(10_000)))
+
+    tail = log_tail(path)
+
+    assert tail.splitlines() == [f"line {n}" for n in range(9_980, 10_000)]
+
+
+def test_a_log_that_is_not_there_has_no_tail(tmp_path: Path) -> None:
+    assert log_tail(tmp_path / "log") == ""
