@@ -1,0 +1,103 @@
+"""Follows what users deploy and delete, and what a new leader inherits."""
+
+from __future__ import annotations
+
+from pilotlight.scheduler.core.actions import ModelRefused
+from pilotlight.scheduler.core.copies import learn_digest
+from pilotlight.scheduler.core.decree import stop_replica
+from pilotlight.scheduler.core.events import EpochRaised, ModelDeleted, ModelDeployed, Restored
+from pilotlight.scheduler.core.model import Model
+from pilotlight.scheduler.core.state import Replica
+from pilotlight.scheduler.core.turn import Turn
+from pilotlight.store_node.protocol import ModelId, ReplicaState
+
+
+def restored(turn: Turn, event: Restored) -> None:
+    """The controller has begun to lead with what the SQL state says."""
+    state = turn.state
+    state.epoch = event.epoch
+    for model in event.models:
+        state.models[model.name] = model
+        turn.touch_model(model.name)
+    for known in event.replicas:
+        state.replicas[known.replica] = Replica(
+            id=known.replica,
+            model=known.model,
+            node=known.node,
+            devices=known.devices,
+            state=ReplicaState.STARTING,
+            decision=known.decision,
+            since=turn.now,
+            created_at=turn.now,
+            sent_at=turn.now,
+            is_confirmed=False,
+        )
+    grace = turn.settings.restore_grace_seconds
+    state.settles_at = turn.now + grace
+    turn.set_timer("restored", after_seconds=grace)
+
+
+def epoch_raised(turn: Turn, event: EpochRaised) -> None:
+    """This leader has taken a higher epoch."""
+    turn.state.epoch = max(turn.state.epoch, event.epoch)
+
+
+def deployed(turn: Turn, event: ModelDeployed) -> None:
+    """A model is new or changed; replicas that run it otherwise are stopped."""
+    model = event.model
+    before = turn.state.models.get(model.name)
+    turn.state.models[model.name] = model
+    turn.touch_model(model.name)
+    turn.publish("model_deployed", f"{model.name} is deployed", model=model.name)
+    if before is not None and not _runs_alike(before, model):
+        _forget_experience(turn, model.name)
+        _stop_all(turn, model, "its model was deployed anew")
+    for node in turn.state.nodes.values():
+        for copy in node.checkpoints.values():
+            learn_digest(turn.state, copy)
+    turn.want_plan()
+
+
+def deleted(turn: Turn, event: ModelDeleted) -> None:
+    """A model is gone."""
+    model = turn.state.models.pop(event.model, None)
+    if model is None:
+        return
+    turn.state.demand.pop(event.model, None)
+    _forget_experience(turn, event.model)
+    turn.touch_model(event.model)
+    turn.publish("model_deleted", f"{event.model} is deleted", model=event.model)
+    turn.announce(ModelRefused(model=event.model, reason="it was deleted"))
+    _stop_all(turn, model, "its model was deleted")
+
+
+def _stop_all(turn: Turn, model: Model, reason: str) -> None:
+    for replica in list(turn.state.replicas.values()):
+        if replica.model == model.name:
+            stop_replica(turn, replica, reason)
+
+
+def _forget_experience(turn: Turn, model: ModelId) -> None:
+    """What was learned of a model's copies and starts says nothing of what is deployed now."""
+    state = turn.state
+    state.digests.pop(model, None)
+    state.back_offs = {key: each for key, each in state.back_offs.items() if each.model != model}
+
+
+def _runs_alike(a: Model, b: Model) -> bool:
+    return _what_runs(a) == _what_runs(b)
+
+
+def _what_runs(model: Model) -> tuple[object, ...]:
+    """Return all of a model that a replica is made from."""
+    return (
+        model.reference,
+        model.layout_id,
+        model.content_id,
+        model.devices,
+        model.engine,
+        dict(model.engine_options),
+        model.dtype,
+        model.context_tokens,
+        model.concurrency,
+    )

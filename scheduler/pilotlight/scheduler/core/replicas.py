@@ -1,0 +1,263 @@
+"""Follows replicas through their states, as their nodes report them.
+
+Theory of operation. A replica is STARTING from the moment a plan proposes it,
+and READY, DRAINING, STOPPED or FAILED when its node says so; a report that would
+go backwards is old and passed over. Routers hear of it when it becomes READY and
+when it takes no more requests. One that has ended is forgotten here at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilotlight.scheduler.core import lessons
+from pilotlight.scheduler.core.actions import (
+    ReplicaChanged,
+    RouteAdded,
+    RouteRemoved,
+    StartFinished,
+)
+from pilotlight.scheduler.core.state import BackOff, Replica
+from pilotlight.scheduler.core.turn import Turn
+from pilotlight.store_node.protocol import (
+    ReplicaState,
+    ReplicaStatus,
+    ReplicaSummary,
+)
+
+_MOST_DOUBLINGS = 32
+"""Of a back-off; a model that has to run may fail for days, and a float has an end."""
+
+_S = ReplicaState
+TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = {
+    _S.STARTING: frozenset({_S.READY, _S.DRAINING, _S.STOPPED, _S.FAILED}),
+    _S.READY: frozenset({_S.DRAINING, _S.STOPPED, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+
+
+def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
+    """Take over what a node reports; return whether the replica changed its state."""
+    replica.is_confirmed = True
+    if status.state is replica.state:
+        _take_prefill(turn, replica, status)
+        return False
+    if status.state not in TRANSITIONS[replica.state]:
+        return False
+    match status.state:
+        case ReplicaState.READY:
+            _ready(turn, replica, status)
+        case ReplicaState.DRAINING:
+            _enter(turn, replica, ReplicaState.DRAINING)
+            unroute(turn, replica, "draining")
+        case ReplicaState.STOPPED:
+            _stopped(turn, replica, status)
+        case _:
+            fail(turn, replica, status.error, code=status.error_code)
+    return True
+
+
+def apply_summary(turn: Turn, replica: Replica, summary: ReplicaSummary) -> None:
+    """Take over a replica's traffic; a replica that fell idle may change plans."""
+    was_idle = replica.idle_since is not None
+    replica.summary = summary
+    replica.running = summary.running
+    turn.columns.touch_replicas()
+    if replica.state is not ReplicaState.READY:
+        return
+    if summary.running:
+        replica.idle_since = None
+    elif not was_idle:
+        replica.idle_since = turn.now - summary.idle_seconds
+        turn.want_plan()
+    else:
+        # A request that came and went between two summaries shows as a later idle time.
+        idle_since = turn.now - summary.idle_seconds
+        replica.idle_since = max(replica.idle_since or idle_since, idle_since)
+
+
+def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
+    """A replica has ended against our will."""
+    # A node lets go of what a failed start holds before it reports the failure: by then it
+    # is DRAINING. What was never reported here may have been READY long ago.
+    is_failed_start = not replica.was_ready and replica.is_confirmed
+    replica.error = reason or code or "unknown"
+    unroute(turn, replica, replica.error, is_lost=True, code=code)
+    _enter(turn, replica, ReplicaState.FAILED)
+    finished = _finished(turn, replica) if is_failed_start else ()
+    if is_failed_start:
+        back_off(turn, replica)
+    turn.persist(changed(replica), *finished)
+    _publish(turn, replica, "start_failed" if is_failed_start else "replica_failed", replica.error)
+    _forget(turn, replica)
+
+
+def back_off(turn: Turn, replica: Replica) -> None:
+    """A start of this model failed on this node: leave it alone for a while."""
+    settings, key = turn.settings, f"{replica.model}@{replica.node}"
+    known = turn.state.back_offs.get(key)
+    failures = known.failures + 1 if known else 1
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    seconds = min(
+        settings.first_back_off_seconds * 2.0**doublings, settings.longest_back_off_seconds
+    )
+    turn.state.back_offs[key] = BackOff(
+        model=replica.model,
+        node=replica.node,
+        failures=failures,
+        until=turn.now + seconds,
+        reason=replica.error,
+    )
+    turn.set_timer(f"replan:{key}", after_seconds=seconds)
+
+
+def drop(turn: Turn, replica: Replica, reason: str) -> None:
+    """A start is given up before its node heard of it."""
+    replica.error = reason
+    _enter(turn, replica, ReplicaState.STOPPED)
+    turn.persist(changed(replica))
+    _forget(turn, replica)
+
+
+def keep(turn: Turn, replica: Replica) -> None:
+    """A stop did not happen: the replica goes on, for now where it must go."""
+    replica.is_stopping = False
+    if replica.must_go:
+        turn.set_timer("insist", after_seconds=turn.settings.first_back_off_seconds)
+    elif replica.state is ReplicaState.READY:
+        # Its node has just said that it is busy; the next summary says for how long.
+        replica.idle_since = None
+        route(turn, replica)
+    turn.touch_replica(replica)
+
+
+def unroute(
+    turn: Turn, replica: Replica, reason: str, *, is_lost: bool = False, code: str = ""
+) -> None:
+    """Let no new requests go to a replica."""
+    if replica.state in (ReplicaState.READY, ReplicaState.DRAINING):
+        removed = RouteRemoved(replica=replica.id, is_lost=is_lost, reason=reason, code=code)
+        turn.announce(removed)
+
+
+def route(turn: Turn, replica: Replica) -> None:
+    """Let requests go to a READY replica; saying it again is harmless."""
+    node = turn.state.nodes[replica.node]
+    turn.announce(
+        RouteAdded(
+            replica=replica.id,
+            model=replica.model,
+            node=replica.node,
+            incarnation=node.incarnation,
+            address=node.address,
+            concurrency=replica.concurrency,
+            context_tokens=replica.context_tokens,
+            compatibility=replica.compatibility,
+            epoch=turn.state.epoch,
+        )
+    )
+
+
+def changed(replica: Replica) -> ReplicaChanged:
+    """Return what the SQL state should say of a replica."""
+    return ReplicaChanged(
+        replica=replica.id,
+        model=replica.model,
+        node=replica.node,
+        devices=replica.devices,
+        state=replica.state,
+        decision=replica.decision,
+        error=replica.error,
+    )
+
+
+def _ready(turn: Turn, replica: Replica, status: ReplicaStatus) -> None:
+    _take_details(replica, status)
+    _enter(turn, replica, ReplicaState.READY)
+    replica.was_ready = True
+    replica.idle_since = turn.now
+    turn.state.back_offs.pop(f"{replica.model}@{replica.node}", None)
+    lessons.of_start(turn, replica)
+    if not replica.is_leaving:
+        route(turn, replica)
+    turn.persist(changed(replica), *_finished(turn, replica))
+    tier = replica.outcome.tier if replica.outcome else "?"
+    _publish(turn, replica, "start_done", f"{replica.model} started on {replica.node} from {tier}")
+    turn.want_plan()
+
+
+def _stopped(turn: Turn, replica: Replica, status: ReplicaStatus) -> None:
+    unroute(turn, replica, status.error or "stopped", is_lost=not replica.is_stopping)
+    replica.error = status.error
+    _enter(turn, replica, ReplicaState.STOPPED)
+    turn.persist(changed(replica))
+    what = "stopped" if replica.was_ready else "gave up its start"
+    text = f"{replica.model} {what} on {replica.node}"
+    _publish(turn, replica, "replica_stopped", text)
+    _forget(turn, replica)
+
+
+def _take_details(replica: Replica, status: ReplicaStatus) -> None:
+    replica.concurrency = max(status.concurrency, 1)
+    replica.context_tokens = status.context_tokens
+    replica.compatibility = status.compatibility
+    replica.outcome = status.outcome
+
+
+def _take_prefill(turn: Turn, replica: Replica, status: ReplicaStatus) -> None:
+    """The first request's prefill becomes known after READY."""
+    late = status.outcome.prefill_seconds if status.outcome else None
+    known = replica.outcome.prefill_seconds if replica.outcome else None
+    if replica.state is not ReplicaState.READY or late is None or known is not None:
+        return
+    replica.outcome = status.outcome
+    lessons.of_prefill(turn, replica, late)
+    if finished := _finished(turn, replica):
+        turn.persist(*finished)
+
+
+def _enter(turn: Turn, replica: Replica, state: ReplicaState) -> None:
+    replica.state = state
+    replica.since = turn.now
+    if state is not ReplicaState.READY:
+        replica.idle_since = None
+    turn.touch_replica(replica)
+
+
+def _forget(turn: Turn, replica: Replica) -> None:
+    turn.state.replicas.pop(replica.id, None)
+    turn.touch_replica(replica)
+    turn.want_plan()
+
+
+def _finished(turn: Turn, replica: Replica) -> tuple[StartFinished, ...]:
+    """Return how a start went, if it was sent from here; what was written of others stays."""
+    if replica.step is None or replica.sent_at is None:
+        return ()
+    model = turn.state.models.get(replica.model)
+    finished = StartFinished(
+        replica=replica.id,
+        model=replica.model,
+        node=replica.node,
+        decision=replica.decision,
+        size_bytes=model.size_bytes if model else 0,
+        age_seconds=turn.now - replica.sent_at,
+        ready_seconds=replica.since - replica.sent_at,
+        estimated=replica.estimated,
+        outcome=replica.outcome,
+        error=replica.error,
+    )
+    return (finished,)
+
+
+def _publish(turn: Turn, replica: Replica, kind: str, text: str) -> None:
+    turn.publish(
+        kind,
+        text,
+        node=replica.node,
+        model=replica.model,
+        replica=replica.id,
+        decision=replica.decision,
+    )

@@ -1,0 +1,1 @@
+"""Shows all of Pilotlight on one machine, with checkpoints that it makes."""

@@ -1,0 +1,186 @@
+"""First tokens through Pilotlight and through from_pretrained, side by side.
+
+For each checkpoint, several times in turn, the cluster idle, same prompt and
+threads: (a) from SSD, (b) from DRAM, (c) from_pretrained in a fresh process, (d)
+the same where the imports are done. Before each that reads from disk the files
+leave the page cache, and the bytes that the process then reads are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from pilotlight.scheduler.demo.control import Control
+from pilotlight.scheduler.demo.errors import DemoFailed
+from pilotlight.scheduler.demo.page_cache import bytes_read, drop_from_page_cache, weight_bytes
+from pilotlight.scheduler.demo.requests import ask
+
+PROMPT_IDS = tuple(range(100, 164))
+
+READ_SHARE = 0.98
+"""Of a checkpoint's bytes: what a start from SSD must have read from the disk."""
+
+MAPPED_READ_SHARE = 0.8
+"""The same for from_pretrained, which maps the files: rows of the embedding that the prompt
+does not use may never be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One checkpoint, once through all four ways; seconds to the first token."""
+
+    model: str
+    ssd_seconds: float
+    dram_seconds: float
+    fresh_seconds: float
+    imported_seconds: float
+    ssd_bytes_read: int
+    fresh_bytes_read: int
+    imported_bytes_read: int
+    size_bytes: int
+
+
+class Comparison:
+    """Measures rounds on an idle cluster whose models have no keep-alive."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        control: Control,
+        *,
+        checkpoints: Path,
+        node_pids: Mapping[str, int],
+        threads: int,
+    ) -> None:
+        self._client = client
+        self._control = control
+        self._checkpoints = checkpoints
+        self._node_pids = node_pids
+        self._environ = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        self._forks: Process | None = None
+
+    async def __aenter__(self) -> Comparison:
+        architectures = ("llama", "qwen3", "opt", "gpt2")
+        self._forks = await self._spawn("forks", *architectures)
+        await _line(self._forks)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._forks is not None:
+            self._forks.kill()
+            await self._forks.wait()
+
+    async def run(
+        self, models: Sequence[str], *, repetitions: int, progress: Callable[[Round], None]
+    ) -> list[Round]:
+        """Return `repetitions` rounds of each model, alternating."""
+        rounds: list[Round] = []
+        for _ in range(repetitions):
+            for model in models:
+                rounds.append(await self._round(model))
+                progress(rounds[-1])
+        return rounds
+
+    async def _round(self, model: str) -> Round:
+        folder = self._checkpoints / model
+        size = weight_bytes(folder)
+        await self._control.evict(model)
+        drop_from_page_cache(folder)
+        before = self._nodes_bytes_read()
+        ssd_seconds = await self._through_pilotlight(model)
+        ssd_read = self._nodes_bytes_read() - before
+        _require_read(model, "through Pilotlight from SSD", ssd_read, READ_SHARE * size)
+        dram_seconds = await self._through_pilotlight(model)
+        fresh_seconds, fresh_read = await self._fresh(folder)
+        _require_read(model, "by from_pretrained, fresh", fresh_read, MAPPED_READ_SHARE * size)
+        imported_seconds, imported_read = await self._imported(folder)
+        _require_read(
+            model, "by from_pretrained, imported", imported_read, MAPPED_READ_SHARE * size
+        )
+        return Round(
+            model=model,
+            ssd_seconds=ssd_seconds,
+            dram_seconds=dram_seconds,
+            fresh_seconds=fresh_seconds,
+            imported_seconds=imported_seconds,
+            ssd_bytes_read=ssd_read,
+            fresh_bytes_read=fresh_read,
+            imported_bytes_read=imported_read,
+            size_bytes=size,
+        )
+
+    async def _through_pilotlight(self, model: str) -> float:
+        await self._control.wait_idle()
+        answer = await ask(self._client, model, prompt=list(PROMPT_IDS), max_tokens=1)
+        if answer.first_token_seconds is None:
+            raise DemoFailed(f"{model} did not answer: {answer.error}")
+        return answer.first_token_seconds
+
+    async def _fresh(self, folder: Path) -> tuple[float, int]:
+        drop_from_page_cache(folder)
+        began = time.monotonic()
+        process = await self._spawn("fresh", str(folder), json.dumps(PROMPT_IDS))
+        await _line(process)
+        seconds = time.monotonic() - began
+        read = (await _line(process))["bytes_read"]
+        await process.wait()
+        return seconds, read
+
+    async def _imported(self, folder: Path) -> tuple[float, int]:
+        drop_from_page_cache(folder)
+        forks = self._forks
+        assert forks is not None, "it was entered"
+        assert forks.stdin is not None, "it is a pipe"
+        request = {"folder": str(folder), "prompt_ids": PROMPT_IDS}
+        forks.stdin.write(json.dumps(request).encode() + b"\n")
+        answer = await _line(forks)
+        return answer["seconds"], answer["bytes_read"]
+
+    async def _spawn(self, *arguments: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pilotlight.scheduler.demo.reference",
+            *arguments,
+            env=self._environ,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+
+    def _nodes_bytes_read(self) -> int:
+        return sum(map(bytes_read, self._node_pids.values()))
+
+
+async def _line(process: Process) -> dict[str, Any]:
+    assert process.stdout is not None, "it is a pipe"
+    line = await process.stdout.readline()
+    if not line:
+        raise DemoFailed("the reference process has ended: from_pretrained failed")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _require_read(model: str, way: str, read: int, least: float) -> None:
+    if read < least:
+        raise DemoFailed(
+            f"{model} {way}: only {read} bytes came from the disk, not the {least:.0f} that"
+            " a cold start must read"
+        )

@@ -1,0 +1,71 @@
+"""What the gateway needs from the cluster, be it in this process or behind a wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pilotlight.store_node.protocol import ModelId, RequestId, Sampling, TokenBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A deployed model as clients may use it."""
+
+    name: ModelId
+    context_tokens: int
+    deployed_at: float
+    """Seconds since 1970."""
+    directory: Path
+    """A local folder with its execution files: config, tokenizer, chat template."""
+    version: str
+    """Changes whenever `directory` may have changed."""
+    queue_limit: int = 256
+    """Requests that may wait for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """One request in token ids."""
+
+    request_id: RequestId
+    model: ModelId
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    deadline_seconds: float
+    """From now."""
+
+
+class Backend(Protocol):
+    """Runs requests somewhere in the cluster."""
+
+    def models(self) -> Sequence[ServedModel]:
+        """Return all deployed models, by name."""
+        ...
+
+    async def find(self, name: str) -> ServedModel:
+        """Return one model, its execution files fetched.
+
+        Raises:
+            UnknownModel: it is not deployed.
+            ModelUnavailable: its execution files can't be had at the moment.
+        """
+        ...
+
+    def generate(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
+        """Run a request; yield its tokens in order, each exactly once, wherever they come from.
+
+        The last batch has a finish reason. Closing the generator cancels the
+        request everywhere. Batches of later attempts follow without a gap.
+
+        Raises:
+            UnknownModel: the model is gone.
+            QueueFull: too many requests wait for it.
+            ModelUnavailable: nothing can serve it, with the reason.
+            DuplicateRequest: a request of that id is running.
+            DeadlineExceeded: the deadline has passed.
+            RequestLost: the places it ran at died too often.
+        """
+        ...

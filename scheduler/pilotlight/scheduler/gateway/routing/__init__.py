@@ -1,0 +1,1 @@
+"""Runs requests of token ids at replicas, each to its end."""

@@ -1,0 +1,300 @@
+"""Runs each request at a replica, and at another when the first is lost.
+
+Theory of operation. A request waits until a route of its model has room, first
+come first served; those that wait are its model's demand, which the controller
+hears of. At a node it is an attempt; a higher attempt makes all lower ones void,
+there and here. When an attempt ends without a finish reason, the request waits
+again, at the head of the line, and its next attempt continues after the tokens
+that the log has. It ends with an error when its deadline passes, when it has
+been lost too often, or when a node says that it can never run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+
+import structlog
+
+from pilotlight.scheduler.core.actions import (
+    AnyRouteUpdate,
+    ModelRefused,
+    RouteAdded,
+    RouteRemoved,
+)
+from pilotlight.scheduler.errors import (
+    DuplicateRequest,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestLost,
+)
+from pilotlight.scheduler.gateway.backend import Inference, ServedModel
+from pilotlight.scheduler.gateway.link import ControllerLink
+from pilotlight.scheduler.gateway.routing.deadlines import Deadline
+from pilotlight.scheduler.gateway.routing.node_streams import (
+    AttemptEnded,
+    NodeStream,
+    NodeStreams,
+    StreamItem,
+)
+from pilotlight.scheduler.gateway.routing.open_streams import OpenStreams
+from pilotlight.scheduler.gateway.routing.routes import Route, RouteTable
+from pilotlight.scheduler.gateway.routing.verdicts import (
+    MOST_LOSSES,
+    MOST_WORKERS_KILLED,
+    Verdict,
+    pause_after,
+    verdict_on,
+)
+from pilotlight.scheduler.gateway.routing.waiting_lines import PendingRequest, WaitingLines
+from pilotlight.store_node.protocol import (
+    GenerateRequest,
+    ModelId,
+    RequestId,
+    TokenBatch,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Router:
+    """Implements `Backend` with the nodes that a controller's routes lead to.
+
+    Use it as an asynchronous context manager: leaving it ends all requests.
+    """
+
+    def __init__(
+        self, link: ControllerLink, *, streams: NodeStreams, clock: Callable[[], float]
+    ) -> None:
+        self._link = link
+        self._clock = clock
+        self._routes = RouteTable()
+        self._lines = WaitingLines(self._report_demand)
+        self._requests: dict[RequestId, PendingRequest] = {}
+        self._streams = OpenStreams(streams)
+        self._is_closed = False
+
+    async def __aenter__(self) -> Router:
+        await self._streams.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_closed = True
+        for model in self._lines:
+            self._lines.refuse(model, _stopping(model))
+        self._streams.cut_all("the gateway stops")
+        await self._streams.__aexit__(kind, error, trace)
+
+    # -- Backend
+
+    def models(self) -> Sequence[ServedModel]:
+        """Return all deployed models, by name."""
+        return self._link.models()
+
+    async def find(self, name: str) -> ServedModel:
+        """Return one model, its execution files fetched."""
+        return await self._link.find(name)
+
+    async def generate(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
+        """Run a request; see `Backend.generate`."""
+        model = await self._link.find(inference.model)
+        request = self._enter(inference, model)
+        try:
+            while True:
+                route = await self._acquire(request)
+                try:
+                    # One that is leaving by now went as the place was given.
+                    if not route.is_leaving:
+                        async with aclosing(self._attempt(request, route)) as batches:
+                            async for batch in batches:
+                                yield batch
+                                if batch.finish_reason is not None:
+                                    return
+                finally:
+                    self._release(route)
+        finally:
+            del self._requests[inference.request_id]
+
+    # -- for the controller
+
+    def apply(self, update: AnyRouteUpdate) -> None:
+        """Take over a change of routes."""
+        match update:
+            case RouteAdded():
+                self._routes.add(update)
+                self._dispatch(update.model)
+            case RouteRemoved():
+                self._remove(update)
+            case ModelRefused():
+                self._lines.refuse(update.model, ModelUnavailable(update.model, update.reason))
+
+    def announce_all(self) -> None:
+        """Tell the controller all demand again, as to one that has just begun to lead."""
+        for model in self._lines:
+            self._lines.changed(model)
+
+    def counts(self) -> dict[ModelId, tuple[int, int]]:
+        """Return by model how many requests wait, and how many run."""
+        found = {model: (self._lines.length(model), 0) for model in self._lines}
+        for route in self._routes:
+            waiting, running = found.get(route.update.model, (0, 0))
+            found[route.update.model] = (waiting, running + route.in_flight)
+        return found
+
+    # -- waiting for a place
+
+    def _enter(self, inference: Inference, model: ServedModel) -> PendingRequest:
+        if inference.request_id in self._requests:
+            raise DuplicateRequest(inference.request_id)
+        now = self._clock()
+        request = PendingRequest(
+            inference=inference,
+            queue_limit=model.queue_limit,
+            arrived_at=now,
+            deadline=now + inference.deadline_seconds,
+        )
+        self._requests[inference.request_id] = request
+        return request
+
+    async def _acquire(self, request: PendingRequest) -> Route:
+        if self._is_closed:
+            raise _stopping(request.model)
+        route = self._routes.choose(request.model, self._clock())
+        if route is not None and self._lines.is_empty(request.model):
+            self._routes.enter(route)
+            return route
+        request.state = "waiting for a replica"
+        place = self._lines.join(request)
+        try:
+            async with self._until_deadline(request):
+                route = await asyncio.shield(place)
+        except BaseException:
+            granted = self._lines.leave(request)
+            if granted is not None:
+                self._release(granted)
+            raise
+        self._lines.note_wait(request.model, self._clock() - request.arrived_at)
+        return route
+
+    def _dispatch(self, model: ModelId) -> None:
+        while not self._lines.is_empty(model):
+            route = self._routes.choose(model, self._clock())
+            if route is None:
+                return
+            self._routes.enter(route)
+            self._lines.give(model, route)
+
+    def _release(self, route: Route) -> None:
+        self._routes.leave(route)
+        self._dispatch(route.update.model)
+
+    # -- running at a place
+
+    async def _attempt(
+        self, request: PendingRequest, route: Route
+    ) -> AsyncGenerator[TokenBatch, None]:
+        """Yield what an attempt adds; return without a finish reason if another one may follow."""
+        request.state = f"running at {route.update.node}"
+        message = self._attempt_message(request, route)
+        with self._streams.opened(route.update.address, message) as stream:
+            while True:
+                item = await self._next(request, stream)
+                if isinstance(item, AttemptEnded):
+                    self._judge(request, route, item)
+                    return
+                self._note_first_token(request, route)
+                yield item
+
+    async def _next(self, request: PendingRequest, stream: NodeStream) -> StreamItem:
+        """Return the next tokens that are new, or why there are none."""
+        while True:
+            async with self._until_deadline(request):
+                item = await stream.items.get()
+            if isinstance(item, AttemptEnded):
+                return item
+            try:
+                batch = request.log.take(item)
+            except ValueError as exc:
+                return AttemptEnded(refusal=None, reason=str(exc))
+            if batch is not None:
+                return batch
+
+    def _attempt_message(self, request: PendingRequest, route: Route) -> GenerateRequest:
+        inference, attempt = request.inference, request.log.begin_attempt()
+        return GenerateRequest(
+            request_id=inference.request_id,
+            attempt=attempt,
+            epoch=route.update.epoch,
+            incarnation=route.update.incarnation,
+            idempotency_key=f"{inference.request_id}/{attempt}",
+            deadline_seconds=request.deadline - self._clock(),
+            replica_id=route.update.replica,
+            compatibility=route.update.compatibility,
+            prompt_ids=inference.prompt_ids,
+            emitted_ids=tuple(request.log.emitted_ids),
+            sampling=inference.sampling,
+        )
+
+    def _judge(self, request: PendingRequest, route: Route, ended: AttemptEnded) -> None:
+        """Decide what an attempt's end means: return to try again, raise to give up."""
+        verdict = verdict_on(ended)
+        if verdict is Verdict.NEVER:
+            raise InvalidRequest(ended.reason, code=ended.code)
+        if verdict is Verdict.TOO_LATE or self._clock() >= request.deadline:
+            raise request.too_late()
+        self._suspend(route, pause_after(ended))
+        if verdict is Verdict.NOT_TAKEN:
+            return
+        log.warning(
+            "attempt lost",
+            request_id=request.inference.request_id,
+            attempt=request.log.attempt,
+            node=route.update.node,
+            reason=ended.reason,
+        )
+        request.losses += 1
+        request.workers_killed += verdict is Verdict.WORKER_KILLED
+        if request.losses >= MOST_LOSSES or request.workers_killed >= MOST_WORKERS_KILLED:
+            raise RequestLost(
+                request.inference.request_id, attempts=request.losses, reason=ended.reason
+            )
+
+    def _suspend(self, route: Route, seconds: float) -> None:
+        route.suspended_until = self._clock() + seconds
+        wake = asyncio.get_running_loop().call_later
+        wake(seconds * 1.01, self._dispatch, route.update.model)
+
+    def _note_first_token(self, request: PendingRequest, route: Route) -> None:
+        if route.has_served:
+            return
+        route.has_served = True
+        if request.has_waited:
+            self._link.report_first_token(
+                route.update.replica, seconds=self._clock() - request.arrived_at
+            )
+
+    # -- what the controller says
+
+    def _remove(self, update: RouteRemoved) -> None:
+        self._routes.remove(update.replica)
+        if update.is_lost:
+            self._streams.cut(update.replica, update.reason, update.code)
+
+    def _report_demand(self, model: ModelId, waiting: int, oldest_arrival: float | None) -> None:
+        if self._is_closed:
+            return
+        self._link.report_demand(model, waiting=waiting, oldest_arrival=oldest_arrival)
+
+    def _until_deadline(self, request: PendingRequest) -> Deadline:
+        return Deadline(request.deadline - self._clock(), request.too_late)
+
+
+def _stopping(model: ModelId) -> ModelUnavailable:
+    return ModelUnavailable(model, "the gateway stops")

@@ -1,0 +1,57 @@
+"""What the end of an attempt means for its request."""
+
+from __future__ import annotations
+
+import enum
+
+from pilotlight.scheduler.gateway.routing.node_streams import AttemptEnded
+from pilotlight.store_node.protocol.refusals import ErrorCode
+
+MOST_WORKERS_KILLED = 2
+"""A request whose worker dies this often is taken for the cause."""
+
+MOST_LOSSES = 5
+"""Attempts that may end by a broken connection or a stopped replica."""
+
+_FULL_PAUSE_SECONDS = 0.1
+_UNREACHABLE_PAUSE_SECONDS = 1.0
+
+
+class Verdict(enum.Enum):
+    """What to do with a request whose attempt has ended without a finish reason."""
+
+    NOT_TAKEN = enum.auto()
+    """The node did not take it: it goes elsewhere, and nothing is lost."""
+    LOST = enum.auto()
+    """It ran, and its place is gone."""
+    WORKER_KILLED = enum.auto()
+    """It ran, and its worker died; perhaps because of it."""
+    TOO_LATE = enum.auto()
+    NEVER = enum.auto()
+    """No node will ever run it."""
+
+
+_VERDICTS = {
+    ErrorCode.CONTEXT_EXCEEDED: Verdict.NEVER,
+    ErrorCode.INVALID_REQUEST: Verdict.NEVER,
+    ErrorCode.DEADLINE_EXCEEDED: Verdict.TOO_LATE,
+    ErrorCode.WORKER_DIED: Verdict.WORKER_KILLED,
+    ErrorCode.NO_SLOT: Verdict.NOT_TAKEN,
+    ErrorCode.NOT_READY: Verdict.NOT_TAKEN,
+    ErrorCode.UNKNOWN_REPLICA: Verdict.NOT_TAKEN,
+    ErrorCode.NODE_STOPPING: Verdict.NOT_TAKEN,
+    ErrorCode.WRONG_INCARNATION: Verdict.NOT_TAKEN,
+    ErrorCode.INCOMPATIBLE: Verdict.NOT_TAKEN,
+    ErrorCode.STALE_EPOCH: Verdict.NOT_TAKEN,
+}
+
+
+def verdict_on(ended: AttemptEnded) -> Verdict:
+    """Return what an attempt's end means; an unknown reason counts as a loss."""
+    return _VERDICTS.get(ended.refusal.code, Verdict.LOST) if ended.refusal else Verdict.LOST
+
+
+def pause_after(ended: AttemptEnded) -> float:
+    """Return how many seconds to leave the replica alone: longer where it is not there at all."""
+    is_full = ended.refusal is not None and ended.refusal.code is ErrorCode.NO_SLOT
+    return _FULL_PAUSE_SECONDS if is_full else _UNREACHABLE_PAUSE_SECONDS

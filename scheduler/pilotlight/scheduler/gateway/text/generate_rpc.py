@@ -1,0 +1,75 @@
+"""ControlPlane.Generate: the gRPC door to the text generator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pilotlight.scheduler.errors import InvalidRequest
+from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
+from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
+from pilotlight.scheduler.gateway.text.text_request import Conversation, Prompt, TextRequest
+from pilotlight.scheduler.protocol.control_plane_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    Usage,
+)
+
+
+async def generate_responses(
+    generator: TextGenerator, request: GenerateRequest
+) -> AsyncGenerator[GenerateResponse, None]:
+    """Run one call of the rpc; closing the generator cancels its request.
+
+    Raises:
+        SchedulerError: what the caller maps to a status.
+    """
+    request_id = request.request_id or generator.new_request_id()
+    text_request = _text_request(request, request_id)
+    async with aclosing(generator.generate(text_request)) as pieces:
+        async for piece in pieces:
+            response = GenerateResponse(
+                request_id=request_id, text=piece.text, token_ids=piece.token_ids
+            )
+            if piece.finish_reason is not None:
+                response.finish_reason = piece.finish_reason.value
+            if piece.usage is not None:
+                response.usage.CopyFrom(
+                    Usage(
+                        prompt_tokens=piece.usage.prompt_tokens,
+                        completion_tokens=piece.usage.completion_tokens,
+                    )
+                )
+            yield response
+
+
+def _text_request(request: GenerateRequest, request_id: str) -> TextRequest:
+    return TextRequest(
+        model=request.model,
+        prompt=_prompt(request),
+        max_tokens=request.max_tokens or None,
+        temperature=request.temperature if request.HasField("temperature") else 1.0,
+        top_p=request.top_p if request.HasField("top_p") else 1.0,
+        top_k=request.top_k,
+        seed=request.seed if request.HasField("seed") else None,
+        stop=tuple(request.stop),
+        deadline_seconds=request.deadline_seconds or None,
+        request_id=request_id,
+    )
+
+
+def _prompt(request: GenerateRequest) -> Prompt:
+    match request.WhichOneof("prompt"):
+        case "text":
+            return request.text
+        case "tokens":
+            return tuple(request.tokens.ids)
+        case "chat":
+            messages = request.chat.messages
+            return Conversation(
+                messages=tuple(
+                    ChatMessage(role=message.role, content=message.content) for message in messages
+                )
+            )
+        case _:
+            raise InvalidRequest("a prompt is needed: chat, text or tokens", param="prompt")

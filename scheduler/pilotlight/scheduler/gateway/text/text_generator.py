@@ -1,0 +1,200 @@
+"""Text in, text out: the part of the gateway that its doors share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+
+from pilotlight.scheduler.errors import DeadlineExceeded, InvalidRequest, RequestLost
+from pilotlight.scheduler.gateway.backend import Backend, Inference, ServedModel
+from pilotlight.scheduler.gateway.metrics import GatewayMetrics, RequestTimer
+from pilotlight.scheduler.gateway.text.text_model import TextModel
+from pilotlight.scheduler.gateway.text.text_models import TextModels
+from pilotlight.scheduler.gateway.text.text_request import Conversation, Prompt, TextRequest
+from pilotlight.scheduler.gateway.text.transcript import TextPiece, Transcript
+from pilotlight.store_node.protocol import FinishReason, RequestId, Sampling
+
+DEFAULT_DEADLINE_SECONDS = 300.0
+DEFAULT_MAX_TOKENS = 16
+"""For prompts of text and ids, as in OpenAI's completions."""
+
+_INLINE_CHARACTERS = 2048
+"""Prompts up to this long are encoded in the event loop: at most some 2 ms.
+
+A thread costs 0.1 ms more, and pays where others could run meanwhile.
+"""
+_SEED_BITS = 63
+_ID_BITS = 96
+
+
+class TextGenerator:
+    """Runs requests of text on a backend of token ids; belongs to one event loop."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        models: TextModels,
+        metrics: GatewayMetrics,
+        rng: random.Random,
+    ) -> None:
+        self.backend = backend
+        self.metrics = metrics
+        self._models = models
+        self._rng = rng
+
+    def new_request_id(self) -> str:
+        """Return an id that no other request has."""
+        return f"req-{self._rng.getrandbits(_ID_BITS):0{_ID_BITS // 4}x}"
+
+    async def generate(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
+        """Run a request; yield a piece for each batch of tokens, the last with a finish reason.
+
+        Closing the generator cancels the request everywhere; so does a stop
+        string, before the last piece.
+
+        Raises:
+            InvalidRequest: it can never run, with the parameter and the rule.
+            SchedulerError: whatever the backend refuses it for.
+        """
+        with self.metrics.request() as timer:
+            request.check()
+            inference, transcript = await self._prepare(request, timer)
+            last: TextPiece | None = None
+            async with aclosing(self.backend.generate(inference)) as batches:
+                async for batch in batches:
+                    piece = transcript.add(batch)
+                    timer.generated(len(piece.token_ids))
+                    if piece.finish_reason is not None:
+                        last = piece
+                        break
+                    yield piece
+            if last is None or last.finish_reason is FinishReason.CANCELLED:
+                raise RequestLost(inference.request_id, attempts=1, reason="it was cancelled")
+            timer.succeeded()
+            yield last
+
+    async def _prepare(
+        self, request: TextRequest, timer: RequestTimer
+    ) -> tuple[Inference, Transcript]:
+        request_id = request.request_id or self.new_request_id()
+        deadline_seconds = request.deadline_seconds or DEFAULT_DEADLINE_SECONDS
+        limit = asyncio.timeout(deadline_seconds)
+        try:
+            async with limit:
+                model = await self.backend.find(request.model)
+                timer.found(model.name)
+                text_model = await self._models.get(model)
+                prompt_ids = await self._encode(request.prompt, model, text_model)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                request_id, deadline_seconds=deadline_seconds, state="being prepared"
+            ) from exc
+        _check_prompt(prompt_ids, request, model, text_model)
+        if request.stop and text_model.tokenizer is None:
+            raise _no_tokenizer(model, param="stop")
+        timer.prompted(len(prompt_ids))
+        sampling = self._sampling(request, model, text_model, len(prompt_ids))
+        inference = Inference(
+            request_id=RequestId(request_id),
+            model=model.name,
+            prompt_ids=tuple(prompt_ids),
+            sampling=sampling,
+            deadline_seconds=max(deadline_seconds - timer.elapsed_seconds, 0.0),
+        )
+        transcript = Transcript(
+            text_model.tokenizer,
+            prompt_tokens=len(prompt_ids),
+            end_ids=sampling.stop_token_ids,
+            stop=request.stop,
+        )
+        return inference, transcript
+
+    async def _encode(
+        self, prompt: Prompt, model: ServedModel, text_model: TextModel
+    ) -> Sequence[int]:
+        if isinstance(prompt, tuple):
+            return prompt
+        encode = partial(_encode_text, prompt, model, text_model)
+        if _n_characters(prompt) <= _INLINE_CHARACTERS:
+            return encode(is_released=False)
+        return await self._models.run(partial(encode, is_released=True))
+
+    def _sampling(
+        self, request: TextRequest, model: ServedModel, text_model: TextModel, prompt_tokens: int
+    ) -> Sampling:
+        room = model.context_tokens - prompt_tokens
+        default = room if isinstance(request.prompt, Conversation) else DEFAULT_MAX_TOKENS
+        end_ids = () if request.ignore_eos else text_model.end_ids
+        seed = request.unsigned_seed
+        return Sampling(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=max(request.top_k, 0),
+            seed=self._rng.getrandbits(_SEED_BITS) if seed is None else seed,
+            max_tokens=min(request.max_tokens or default, room),
+            stop_token_ids=tuple(sorted({*end_ids, *request.stop_token_ids})),
+            logprobs=request.logprobs,
+        )
+
+
+def _n_characters(prompt: str | Conversation) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(message.content) for message in prompt.messages)
+
+
+def _encode_text(
+    prompt: str | Conversation, model: ServedModel, text_model: TextModel, *, is_released: bool
+) -> Sequence[int]:
+    tokenizer = text_model.tokenizer
+    if tokenizer is None:
+        raise _no_tokenizer(model, param="prompt")
+    encode = tokenizer.encode_released if is_released else tokenizer.encode
+    if isinstance(prompt, str):
+        return encode(prompt, add_special_tokens=True)
+    # A chat template writes its special tokens itself.
+    return encode(_render(prompt, model, text_model), add_special_tokens=False)
+
+
+def _render(prompt: Conversation, model: ServedModel, text_model: TextModel) -> str:
+    if text_model.template is None:
+        raise InvalidRequest(
+            f"model {model.name!r} has no chat template: use /v1/completions, or add a "
+            "chat_template.jinja to its checkpoint",
+            param="messages",
+        )
+    return text_model.template.render(prompt.messages)
+
+
+def _no_tokenizer(model: ServedModel, *, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"model {model.name!r} has no tokenizer.json: send token ids to /v1/completions, "
+        "without stop strings",
+        param=param,
+    )
+
+
+def _check_prompt(
+    prompt_ids: Sequence[int], request: TextRequest, model: ServedModel, text_model: TextModel
+) -> None:
+    if not prompt_ids:
+        raise InvalidRequest("the prompt has no tokens", param=request.prompt_param)
+    size = text_model.vocabulary_size
+    if size is not None and max(prompt_ids) >= size:
+        raise InvalidRequest(
+            f"token id {max(prompt_ids)} is outside of the model's vocabulary of {size}",
+            param=request.prompt_param,
+        )
+    if len(prompt_ids) >= model.context_tokens:
+        raise InvalidRequest(
+            f"the prompt has {len(prompt_ids)} tokens, and the model's context of "
+            f"{model.context_tokens} must hold at least one more",
+            param=request.prompt_param,
+            code="context_length_exceeded",
+        )

@@ -1,0 +1,59 @@
+"""What the execution files of a model say about its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilotlight.scheduler.gateway.text.chat_template import ChatTemplate, read_chat_template
+from pilotlight.scheduler.gateway.text.execution_files import (
+    GenerationConfig,
+    ModelConfig,
+    read_json,
+)
+from pilotlight.scheduler.gateway.text.tokenizer import TextTokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextModel:
+    """A model's text side: how prompts become ids, ids text, and where text ends."""
+
+    tokenizer: TextTokenizer | None
+    """None where there is no tokenizer.json: the model takes and gives token ids only."""
+    template: ChatTemplate | None = field(repr=False)
+    end_ids: tuple[int, ...]
+    """Tokens that end the text, of generation_config.json, else of config.json."""
+    vocabulary_size: int | None
+    """Ids that the model has weights for; None where config.json does not say."""
+
+
+def load_text_model(directory: Path) -> TextModel:
+    """Read all that a folder of execution files says about text.
+
+    Raises:
+        UnreadableExecutionFile: a file is broken.
+    """
+    tokenizer = load_tokenizer(directory)
+    whole = read_json(directory / "config.json", ModelConfig)
+    inner = whole.text_config or whole
+    generation = read_json(directory / "generation_config.json", GenerationConfig)
+    return TextModel(
+        tokenizer=tokenizer,
+        template=_load_template(directory, tokenizer),
+        end_ids=_ids(generation.eos_token_id)
+        or _ids(inner.eos_token_id)
+        or _ids(whole.eos_token_id),
+        vocabulary_size=inner.vocab_size or whole.vocab_size,
+    )
+
+
+def _load_template(directory: Path, tokenizer: TextTokenizer | None) -> ChatTemplate | None:
+    source = read_chat_template(directory)
+    if source is None or tokenizer is None:
+        return None
+    return ChatTemplate(source, special_tokens=tokenizer.special_tokens)
+
+
+def _ids(value: int | list[int] | None) -> tuple[int, ...]:
+    listed = value if isinstance(value, list) else [value]
+    return tuple(sorted({entry for entry in listed if entry is not None and entry >= 0}))

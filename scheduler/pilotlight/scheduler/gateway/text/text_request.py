@@ -1,0 +1,119 @@
+"""One inference as clients ask for it, and the rules for its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pilotlight.scheduler.errors import InvalidRequest
+from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_LOGPROBS = 20
+MAX_DEADLINE_SECONDS = 24 * 3600.0
+MAX_ID_CHARACTERS = 128
+
+_MAX_TOP_K = (1 << 31) - 1
+_SEED_BITS = 64
+_ID_LIMIT = 1 << 32
+"""Token ids are unsigned 32-bit numbers on the wire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A prompt that the model's chat template makes of messages."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+Prompt = str | tuple[int, ...] | Conversation
+"""Text, token ids or a conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRequest:
+    """What a client wants; None leaves it to the gateway."""
+
+    model: str
+    prompt: Prompt
+    max_tokens: int | None = None
+    """None = 16, for conversations the rest of the context."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 and -1 = all."""
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    """Go on after the model's own end tokens, as benchmarks want."""
+    logprobs: int | None = None
+    """Alternatives to report with each token; None = no log probabilities."""
+    deadline_seconds: float | None = None
+    """From the request's arrival; None = 300."""
+    request_id: str | None = None
+
+    @property
+    def prompt_param(self) -> str:
+        """The name that clients know the prompt by."""
+        return "messages" if isinstance(self.prompt, Conversation) else "prompt"
+
+    @property
+    def unsigned_seed(self) -> int | None:
+        """The seed as engines take it: negative ones wrap around."""
+        return None if self.seed is None else self.seed % (1 << _SEED_BITS)
+
+    def check(self) -> None:
+        """Check everything that needs no knowledge of the model.
+
+        Raises:
+            InvalidRequest: a parameter breaks a rule.
+        """
+        if not self.model:
+            raise InvalidRequest("model must be the name of a deployed model", param="model")
+        self._check_prompt()
+        for holds, param, rule in _rules(self):
+            if not holds:
+                raise InvalidRequest(f"{param} must be {rule}", param=param)
+
+    def _check_prompt(self) -> None:
+        prompt = self.prompt
+        if not (prompt.messages if isinstance(prompt, Conversation) else prompt):
+            raise InvalidRequest(f"{self.prompt_param} must not be empty", param=self.prompt_param)
+        if isinstance(prompt, tuple) and not _are_ids(prompt):
+            raise InvalidRequest("prompt holds a number that is no token id", param="prompt")
+
+
+def is_usable_id(text: str) -> bool:
+    """Tell whether an id that a client made up can stand in headers and logs."""
+    return 0 < len(text) <= MAX_ID_CHARACTERS and text.isascii() and text.isprintable()
+
+
+def _are_ids(numbers: tuple[int, ...]) -> bool:
+    return not numbers or (min(numbers) >= 0 and max(numbers) < _ID_LIMIT)
+
+
+def _is_seed(seed: int) -> bool:
+    return -(1 << (_SEED_BITS - 1)) <= seed < 1 << _SEED_BITS
+
+
+def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
+    """Yield whether each rule holds, the parameter that it is for, and what that must be."""
+    r = request
+    yield r.max_tokens is None or r.max_tokens >= 1, "max_tokens", "at least 1"
+    yield 0.0 <= r.temperature <= 2.0, "temperature", "from 0 to 2"
+    yield 0.0 < r.top_p <= 1.0, "top_p", "above 0 and at most 1"
+    yield -1 <= r.top_k <= _MAX_TOP_K, "top_k", f"from -1 to {_MAX_TOP_K}"
+    yield r.seed is None or _is_seed(r.seed), "seed", f"a {_SEED_BITS}-bit integer"
+    yield len(r.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings"
+    are_stops_short = all(1 <= len(string) <= MAX_STOP_CHARACTERS for string in r.stop)
+    yield are_stops_short, "stop", f"strings of 1 to {MAX_STOP_CHARACTERS} characters"
+    are_stop_ids = len(r.stop_token_ids) <= MAX_STOPS and _are_ids(r.stop_token_ids)
+    yield are_stop_ids, "stop_token_ids", f"at most {MAX_STOPS} token ids"
+    has_logprobs = r.logprobs is None or 0 <= r.logprobs <= MAX_LOGPROBS
+    yield has_logprobs, "logprobs", f"from 0 to {MAX_LOGPROBS}"
+    has_deadline = r.deadline_seconds is None or 0.0 < r.deadline_seconds <= MAX_DEADLINE_SECONDS
+    yield has_deadline, "deadline_seconds", f"above 0 and at most {MAX_DEADLINE_SECONDS:g}"
+    has_id = r.request_id is None or is_usable_id(r.request_id)
+    yield has_id, "request_id", f"1 to {MAX_ID_CHARACTERS} printable ASCII characters"

@@ -1,0 +1,107 @@
+"""How many replicas each model wants, and which models nothing can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pilotlight.estimators import Residency
+from pilotlight.scheduler.core.plan import Refuse, StepId
+from pilotlight.scheduler.core.snapshot import Bools, Ints, ReplicaCode, Snapshot
+
+GIVE_UP_FAILURES = 3
+"""Failed starts in a row on every node that could serve a model before its requests are refused."""
+
+
+def wanted_starts(snapshot: Snapshot) -> list[int]:
+    """Return the models to start a replica of, the most urgent first; one row per replica.
+
+    As many as its waiting requests fill, less those that are starting already,
+    within its limits. Higher priority goes first, then who waits longest.
+    """
+    wanted = np.repeat(np.arange(len(snapshot.model_ids)), _shortage(snapshot))
+    priority, oldest = snapshot.model_priority, snapshot.oldest_arrival
+    return sorted(wanted.tolist(), key=lambda model: (-priority[model], oldest[model]))
+
+
+def hopeless_models(snapshot: Snapshot) -> Iterator[Refuse]:
+    """Yield refusals for models that wait and that nothing can serve as things are."""
+    live = _by_model(snapshot, counted(snapshot))
+    for model in np.flatnonzero((snapshot.waiting > 0) & (live == 0)).tolist():
+        if reason := _hopeless(snapshot, model):
+            yield Refuse(
+                id=StepId(f"refuse-{snapshot.model_ids[model]}"),
+                model=snapshot.model_ids[model],
+                reason=reason,
+            )
+
+
+def counted(snapshot: Snapshot) -> Bools:
+    """Return [R]: the replicas that take requests or will."""
+    stays: Bools = snapshot.replica_state != ReplicaCode.DRAINING
+    return stays & ~snapshot.replica_is_stopping
+
+
+def _shortage(snapshot: Snapshot) -> Ints:
+    """Return [M]."""
+    stays = counted(snapshot)
+    live = _by_model(snapshot, stays)
+    starting = _by_model(snapshot, stays & (snapshot.replica_state == ReplicaCode.STARTING))
+    for_waiting = -(-snapshot.waiting // _concurrency(snapshot)) - starting
+    wanted = np.maximum(for_waiting, snapshot.model_min_replicas - live)
+    shortage: Ints = np.clip(wanted, 0, np.maximum(snapshot.model_max_replicas - live, 0))
+    return shortage
+
+
+def _concurrency(snapshot: Snapshot) -> Ints:
+    """Return [M]: what a replica was found to take at once; before there was one, what it may."""
+    known = np.zeros(len(snapshot.model_ids), np.int64)
+    ready = (snapshot.replica_state == ReplicaCode.READY) & (snapshot.replica_model >= 0)
+    np.maximum.at(known, snapshot.replica_model[ready], snapshot.replica_concurrency[ready])
+    return np.where(known > 0, known, np.maximum(snapshot.model_concurrency, 1))
+
+
+def _by_model(snapshot: Snapshot, replicas: Bools) -> Ints:
+    """Return [M]: how many of these replicas each model has."""
+    models = snapshot.replica_model[replicas & (snapshot.replica_model >= 0)]
+    return np.bincount(models, minlength=len(snapshot.model_ids))
+
+
+def _hopeless(snapshot: Snapshot, model: int) -> str:
+    """Return why a model can't be served by any node as it is; empty where it can."""
+    name = snapshot.model_ids[model]
+    holders = np.flatnonzero(snapshot.residency[model] & (Residency.SSD | Residency.DRAM))
+    if not len(holders):
+        return f"no node holds a usable copy of {name}"
+    up = holders[snapshot.node_is_up[holders]]
+    names = ", ".join(snapshot.node_ids[node] for node in holders.tolist())
+    if not len(up):
+        return f"its only copies lie on {names}: down"
+    engine = int(snapshot.model_engine[model])
+    able = up[snapshot.node_has_engine[engine, up]]
+    if not len(able):
+        return f"no node that holds it has the engine {snapshot.engine_ids[engine]}"
+    needed, most = int(snapshot.model_devices[model]), int(snapshot.node_devices[able].max())
+    if needed > most:
+        return f"it needs {needed} devices; no node that holds it has more than {most}"
+    large = able[snapshot.node_devices[able] >= needed]
+    return _given_up(snapshot, model, large.tolist())
+
+
+def _given_up(snapshot: Snapshot, model: int, nodes: list[int]) -> str:
+    failed = {
+        int(node): reason
+        for of, node, until, failures, reason in zip(
+            snapshot.back_off_model,
+            snapshot.back_off_node,
+            snapshot.back_off_until,
+            snapshot.back_off_failures,
+            snapshot.back_off_reasons,
+            strict=True,
+        )
+        if of == model and failures >= GIVE_UP_FAILURES and until > snapshot.now
+    }
+    if all(node in failed for node in nodes):
+        return f"its start failed {GIVE_UP_FAILURES} times on every node: {failed[nodes[0]]}"
+    return ""

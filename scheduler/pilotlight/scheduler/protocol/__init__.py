@@ -1,0 +1,1 @@
+"""The users' gRPC service; its generated code is imported by adapters only."""
