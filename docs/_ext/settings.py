@@ -1,0 +1,90 @@
+"""The settings of a kind of process, from its Struct and the docstrings below its fields."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+from tables import code, sentence, table
+
+from pilotlight.process.quantities import ByteCount, Seconds
+from pilotlight.process.settings import GROUP
+
+_TYPE_NAMES = {
+    "ByteCount": "size",
+    "Seconds": "duration",
+    "Path": "path",
+    "str": "text",
+    "int": "whole number",
+    "bool": "true or false",
+}
+
+
+def markdown(kind: str) -> str:
+    """Return a table of all settings of a kind."""
+    (point,) = entry_points(group=GROUP, name=kind)
+    return table(
+        ["Key", "Type", "Default", "Meaning"],
+        (
+            (code(key), kind_of, code(default), meaning)
+            for key, kind_of, default, meaning in _rows(point.load())
+        ),
+    )
+
+
+def _rows(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    meanings = _field_docstrings(struct)
+    hints = get_type_hints(struct)
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from _rows(hint, f"{prefix}{field.encode_name}.")
+            continue
+        key = f"{prefix}{field.encode_name}"
+        yield key, _type_name(hint), _value(field.default), meanings.get(field.name, "")
+
+
+def _field_docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    previous = ""
+    for statement in definition.body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                previous = name
+            case ast.Expr(value=ast.Constant(value=str(text))) if previous:
+                found[previous] = sentence(text)
+            case _:
+                previous = ""
+    return found
+
+
+def _type_name(hint: Any) -> str:
+    arguments = [each for each in get_args(hint) if each is not type(None) and each is not ...]
+    if not arguments:
+        return _TYPE_NAMES[hint.__name__]
+    if all(isinstance(each, str) for each in arguments):
+        return ", ".join(map(code, arguments))
+    (inner,) = arguments
+    is_list = getattr(hint, "__origin__", None) is tuple
+    return f"list of {_type_name(inner)}s" if is_list else _type_name(inner)
+
+
+def _value(default: object) -> str:
+    match default:
+        case None | "" | ():
+            return ""
+        case ByteCount():
+            return f"{default >> 20}MiB"
+        case Seconds():
+            return f"{default:g}s"
+        case bool():
+            return str(default).lower()
+        case _:
+            return str(default)
