@@ -62,6 +62,9 @@ def test_a_replica_from_before_a_restart_goes_on_serving() -> None:
     assert stage.replica("r0-1").state is ReplicaState.READY
     assert [type(update) for update in stage.routes] == [RouteAdded, RouteAdded]
     assert stage.sends == []
+    # It was found, not started.
+    kinds = [each.kind for each in stage.published]
+    assert ("replica_adopted" in kinds, "start_done" in kinds) == (True, False)
 
 
 def test_a_replica_from_before_a_restart_counts_before_its_node_has_reported() -> None:

@@ -93,6 +93,20 @@ def test_the_same_report_twice_counts_once() -> None:
     assert len(stage.routes) == n_routes
 
 
+def test_a_replica_that_requests_wait_for_is_not_idle_when_it_is_ready() -> None:
+    stage, replica = _starting(keep_alive_seconds=0.0)
+
+    stage.report(replica, ReplicaState.READY)
+    # The requests are sent there; that they run is reported up to a second later.
+    stage.demand("m", 0)
+    stage.settle()
+    assert _stops(stage) == []
+    stage.traffic(replica)
+    stage.settle()
+
+    assert _stops(stage) == [replica.id]
+
+
 def test_a_start_is_written_with_what_was_estimated_and_what_it_took() -> None:
     stage, replica = _starting()
     stage.now += 2.5

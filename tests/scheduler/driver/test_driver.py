@@ -212,6 +212,7 @@ async def test_a_timer_that_is_set_again_fires_once(case: DriverCase) -> None:
     known = case.driver.core.state.replicas[replica]
     case.report(known, ReplicaState.READY)
     case.demand("m", 0)
+    case.idle(known)
     await asyncio.sleep(2.0)
     case.handled.clear()
 
@@ -227,8 +228,10 @@ async def test_a_timer_that_is_set_again_fires_once(case: DriverCase) -> None:
 
 async def test_a_timer_of_the_past_fires_at_once(case: DriverCase) -> None:
     replica = await started(case, keep_alive_seconds=0.0)
-    case.report(case.driver.core.state.replicas[replica], ReplicaState.READY)
+    known = case.driver.core.state.replicas[replica]
+    case.report(known, ReplicaState.READY)
     case.demand("m", 0)
+    case.idle(known)
 
     await asyncio.sleep(0.1)
 

@@ -22,8 +22,8 @@ def pack(source: Path, destination: Path, force: bool) -> None:
 
     \b
     Example:
-      pilotlight pack ~/models/llama-8b ~/packed/llama-8b
-      pilotlight verify ~/packed/llama-8b
+      pilotlight pack ~/models/llama-8b ~/models/llama-8b-packed
+      pilotlight verify ~/models/llama-8b-packed
     """
     from pilotlight.native_loader.checkpoint import Checkpoint
     from pilotlight.native_loader.packing import pack as write_packed

@@ -26,7 +26,7 @@ def verify(path: Path) -> None:
 
     \b
     Example:
-      pilotlight verify ~/packed/llama-8b
+      pilotlight verify ~/models/llama-8b-packed
     """
     from pilotlight.native_loader.checkpoint import Checkpoint
     from pilotlight.native_loader.ledger import ChecksumLedger

@@ -172,6 +172,7 @@ def _adopt_or_stop(turn: Turn, node: Node, status: ReplicaStatus) -> None:
         since=turn.now,
         created_at=turn.now,
         sent_at=turn.now,
+        is_confirmed=False,
     )
     replica.must_go = "" if _may_adopt(turn, node, status) else "nothing known asked for it"
     turn.state.replicas[replica.id] = replica

@@ -40,6 +40,7 @@ TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = {
 
 def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
     """Take over what a node reports; return whether the replica changed its state."""
+    is_news = replica.is_confirmed
     replica.is_confirmed = True
     if status.state is replica.state:
         _take_prefill(turn, replica, status)
@@ -48,7 +49,7 @@ def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
         return False
     match status.state:
         case ReplicaState.READY:
-            _ready(turn, replica, status)
+            _ready(turn, replica, status, is_news=is_news)
         case ReplicaState.DRAINING:
             _enter(turn, replica, ReplicaState.DRAINING)
             unroute(turn, replica, "draining")
@@ -118,6 +119,8 @@ def drop(turn: Turn, replica: Replica, reason: str) -> None:
     replica.error = reason
     _enter(turn, replica, ReplicaState.STOPPED)
     turn.persist(changed(replica))
+    text = f"{replica.model} will not start on {replica.node}: {reason}"
+    _publish(turn, replica, "start_withdrawn", text)
     _forget(turn, replica)
 
 
@@ -173,18 +176,24 @@ def changed(replica: Replica) -> ReplicaChanged:
     )
 
 
-def _ready(turn: Turn, replica: Replica, status: ReplicaStatus) -> None:
+def _ready(turn: Turn, replica: Replica, status: ReplicaStatus, *, is_news: bool) -> None:
+    """Take over that a replica is READY; it is no news where its node was only asked now."""
     _take_details(replica, status)
     _enter(turn, replica, ReplicaState.READY)
     replica.was_ready = True
-    replica.idle_since = turn.now
+    # What waits for it is on its way there: it is not idle until a summary says so.
+    replica.idle_since = None if replica.model in turn.state.demand else turn.now
     turn.state.back_offs.pop(f"{replica.model}@{replica.node}", None)
     lessons.of_start(turn, replica)
     if not replica.is_leaving:
         route(turn, replica)
     turn.persist(changed(replica), *_finished(turn, replica))
-    tier = replica.outcome.tier if replica.outcome else "?"
-    _publish(turn, replica, "start_done", f"{replica.model} started on {replica.node} from {tier}")
+    if is_news:
+        tier = replica.outcome.tier if replica.outcome else "?"
+        text = f"{replica.model} started on {replica.node} from {tier}"
+        _publish(turn, replica, "start_done", text)
+    elif not replica.must_go:
+        _publish(turn, replica, "replica_adopted", f"{replica.model} goes on on {replica.node}")
     turn.want_plan()
 
 

@@ -42,7 +42,7 @@ from pilotlight.scheduler.gateway.routing.router import Router
 from pilotlight.scheduler.gateway.routing.router_metrics import RouterCollector
 from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
 from pilotlight.scheduler.gateway.text.text_models import TextModels
-from pilotlight.scheduler.policies import Policy, RandomNode
+from pilotlight.scheduler.policies import Policy, RandomNode, ServerlessLLM
 from pilotlight.scheduler.store import StateStore, prepare, sqlite_url, this_process
 from pilotlight.store_node.protocol.channels import Channels
 
@@ -142,7 +142,9 @@ class Controller:
             self._core,
             planner=Planner(
                 self._policy,
-                fallback=RandomNode(),
+                fallback=RandomNode()
+                if isinstance(self._policy, ServerlessLLM)
+                else ServerlessLLM(),
                 metrics=metrics,
                 clock=self._clocks.monotonic,
             ),

@@ -32,7 +32,7 @@ from pilotlight.scheduler.driver.planner import Planner
 from pilotlight.scheduler.driver.recorder import Recorder
 from pilotlight.scheduler.policies import Policy, RandomNode, ServerlessLLM
 from pilotlight.scheduler.store import Change, PutStart, StartPosition, StartRecord
-from pilotlight.scheduler.testing.reports import model_of, report_of, status_of
+from pilotlight.scheduler.testing.reports import model_of, report_of, status_of, summary_of
 from pilotlight.scheduler.testing.rpc_errors import broken
 from pilotlight.store_node.protocol import (
     CheckpointStatus,
@@ -249,6 +249,12 @@ class DriverCase:
         status = status_of(replica.id, replica.model, state, **fields)
         node = self.driver.core.state.nodes[replica.node]
         update = NodeUpdate(replicas=(status,))
+        self.driver.post(NodeUpdated(node=node.id, incarnation=node.incarnation, update=update))
+
+    def idle(self, replica: Replica) -> None:
+        """Let a replica's node say that it has just run its last request."""
+        node = self.driver.core.state.nodes[replica.node]
+        update = NodeUpdate(summaries=(summary_of(replica.id),), has_summaries=True)
         self.driver.post(NodeUpdated(node=node.id, incarnation=node.incarnation, update=update))
 
     @property

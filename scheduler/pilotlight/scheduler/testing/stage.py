@@ -272,6 +272,7 @@ class Stage:
         replica = self.replica(send.command.spec.replica_id)
         self.report(replica, ReplicaState.READY)
         self.demand(model, 0)
+        self.traffic(replica)
         self.settle()
         return replica
 

@@ -11,6 +11,7 @@ from pilotlight.store_node.engines.engine import (
     Work,
     WorkRefused,
 )
+from pilotlight.store_node.engines.progress import Progress
 from pilotlight.store_node.engines.registry import find_engine, installed_engines, load_engine
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Engine",
     "EngineSetup",
     "Offer",
+    "Progress",
     "Weights",
     "Work",
     "WorkRefused",
