@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pilotlight.estimators.calibration import LogNormal, Measurement
 from pilotlight.estimators.estimator import Priors, StartEstimator
-from pilotlight.estimators.start_times import Estimator, Phase, Quantile, StartTimes
+from pilotlight.estimators.interface import Estimator
+from pilotlight.estimators.start_times import Phase, Quantile, StartTimes
 from pilotlight.estimators.timeline import StartFinish, Timeline
 from pilotlight.estimators.topology import Topology
 from pilotlight.estimators.view import ClusterView, Residency

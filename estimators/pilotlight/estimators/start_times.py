@@ -1,18 +1,14 @@
-"""Columns of start times, by phase, and what an estimator is."""
+"""Columns of start times, by phase, and who gives them."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from pilotlight.estimators.calibration import Measurement
 from pilotlight.estimators.view import ClusterView, FlagArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from pilotlight.estimators.timeline import Timeline
 
 
 class Phase(enum.IntEnum):
@@ -58,16 +54,8 @@ class StartTimes:
         return total
 
 
-class Estimator(Protocol):
-    """Predicts starts; the `pilotlight.estimators` entry points make one without arguments.
-
-    Called by the core's thread only. It must be a function of its measurements
-    and of the view: no clock, no randomness, no I/O.
-    """
-
-    def observe(self, measurement: Measurement) -> None:
-        """Learn from one start."""
-        ...
+class Forecast(Protocol):
+    """What is known of how long things take."""
 
     def start_times(self, view: ClusterView, models: IntArray, nodes: IntArray) -> StartTimes:
         """Return the columns for rows `models` of the view, on its rows `nodes`."""
@@ -75,16 +63,4 @@ class Estimator(Protocol):
 
     def bytes_per_second(self, view: ClusterView) -> FloatArray:
         """Return [quantile, channel]: the median bandwidth, and what nine of ten loads exceed."""
-        ...
-
-    def lessons(self) -> object:
-        """Return all that was learned, as plain data that JSON can carry."""
-        ...
-
-    def take_up(self, lessons: object) -> None:
-        """Know what another instance's `lessons` said, and nothing else."""
-        ...
-
-    def timeline(self, view: ClusterView) -> Timeline:
-        """Return the evaluator that begins with the view's present state."""
         ...

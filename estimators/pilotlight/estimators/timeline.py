@@ -11,14 +11,11 @@ timeline is cheap to fork: arrays are copied when one of two forks writes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pilotlight.estimators.start_times import Forecast, StartTimes
 from pilotlight.estimators.view import ClusterView, FloatArray, Residency
-
-if TYPE_CHECKING:
-    from pilotlight.estimators.start_times import Estimator, StartTimes
 
 TEARDOWN_SECONDS = 0.1
 """From a stop command to free devices, before any was measured."""
@@ -59,9 +56,9 @@ NEVER = StartFinish(
 class Timeline:
     """What happens when, should the steps added so far be carried out."""
 
-    def __init__(self, view: ClusterView, estimator: Estimator) -> None:
+    def __init__(self, view: ClusterView, forecast: Forecast) -> None:
         self._view = view
-        self._estimator = estimator
+        self._forecast = forecast
         self._columns: dict[int, StartTimes] = {}
         self._all_nodes = np.arange(len(view.node_ids))
         # The last entry belongs to nodes without a disk, whose channel is -1: it is always free.
@@ -75,7 +72,7 @@ class Timeline:
     def fork(self) -> Timeline:
         """Return a timeline that goes its own way from here."""
         twin = object.__new__(Timeline)
-        twin._view, twin._estimator = self._view, self._estimator
+        twin._view, twin._forecast = self._view, self._forecast
         twin._columns, twin._all_nodes = self._columns, self._all_nodes
         twin._disk_free, twin._devices = self._disk_free, self._devices
         twin._freed = {node: list(freed) for node, freed in self._freed.items()}
@@ -145,7 +142,7 @@ class Timeline:
     def _times(self, model: int) -> StartTimes:
         if model not in self._columns:
             rows = np.array([model])
-            self._columns[model] = self._estimator.start_times(self._view, rows, self._all_nodes)
+            self._columns[model] = self._forecast.start_times(self._view, rows, self._all_nodes)
         return self._columns[model]
 
     def _device_wait(self, node: int, model: int) -> float:
@@ -192,7 +189,7 @@ class Timeline:
 
     def _add_loads_in_flight(self) -> None:
         view = self._view
-        bandwidth = self._estimator.bytes_per_second(view)[0]
+        bandwidth = self._forecast.bytes_per_second(view)[0]
         for model, node, left in zip(
             view.load_model.tolist(),
             view.load_node.tolist(),

@@ -7,7 +7,8 @@ import json
 import numpy as np
 
 from pilotlight.estimators.calibration import Measurement
-from pilotlight.estimators.start_times import Estimator, Quantile
+from pilotlight.estimators.interface import Estimator
+from pilotlight.estimators.start_times import Quantile
 from pilotlight.estimators.testing.view_case import GIGABYTE, StaticView, ViewCase
 
 
