@@ -26,6 +26,7 @@ from pilotlight.process.settings import read_settings
 from pilotlight.scheduler.driver.settings import ControllerSettings
 from pilotlight.scheduler.protocol import control_plane_pb2 as pb
 from pilotlight.scheduler.protocol import control_plane_pb2_grpc as rpc
+from pilotlight.scheduler.testing.local_cluster import ends_with_us
 from pilotlight.store_node.settings import NodeSettings
 
 CHECKPOINTS = ("llama-25m", "llama-120m")
@@ -85,13 +86,16 @@ class Workbench:
 
     def close(self) -> None:
         """Stop what runs, as Ctrl-C does; AssertionError where something does not end well."""
+        wrong: list[str] = []
         # The last one first: nodes before their controller.
         for process in reversed(self.processes):
             process.send_signal(signal.SIGINT)
             code = _wait(process)
             # Who serves was asked to stop; who shows events was cut short.
             wanted = 130 if "pilotlight events" in str(process.args) else 0
-            assert code == wanted, f"{process.args!r} ended with {code}"
+            if code != wanted:
+                wrong.append(f"{process.args!r} ended with {code}")
+        assert not wrong
 
 
 class _Run:
@@ -195,7 +199,7 @@ class _Run:
         log = self._folder / f"{verb}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["bash", "-c", f"exec {self._here(command)}"],
+                ends_with_us("bash", "-c", f"exec {self._here(command)}"),
                 cwd=self._folder,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,21 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 _ENGINES = Path(__file__).parent / "engines"
 """A folder for PYTHONPATH in which entry points are found, as of an installed package."""
+
+_REPORT = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash.get(_REPORT, []):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report_line(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Return what shows a line when all tests have ended, also where they pass."""
+    return pytestconfig.stash.setdefault(_REPORT, []).append
 
 
 @pytest.fixture(scope="session")

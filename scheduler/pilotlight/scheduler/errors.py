@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_MOST_QUOTED = 256
+
 
 class SchedulerError(Exception):
     """Root of what the scheduler raises."""
@@ -14,7 +16,7 @@ class UnknownModel(SchedulerError, LookupError):
 
     def __init__(self, model: str, *, known: Sequence[str] = ()) -> None:
         hint = f"; deployed: {', '.join(sorted(known)[:10])}" if known else "; none is deployed"
-        super().__init__(f"no model {model!r} is deployed{hint}")
+        super().__init__(f"no model {_quoted(model)} is deployed{hint}")
         self.model = model
 
 
@@ -22,7 +24,7 @@ class UnknownCheckpoint(SchedulerError, LookupError):
     """No node holds that checkpoint, or none of the copies can be used."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no node can load {path!r}: {reason}")
+        super().__init__(f"no node can load {_quoted(path)}: {reason}")
         self.path = path
 
 
@@ -104,6 +106,14 @@ class ClientGone(SchedulerError, ConnectionError):
         super().__init__("the client closed its connection")
 
 
+class ClientTooSlow(SchedulerError, ConnectionError):
+    """A client reads its answer so slowly that it can't be held any longer."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request {request_id!r} was given up: its answer is read too slowly")
+        self.request_id = request_id
+
+
 class ServerStopping(SchedulerError, RuntimeError):
     """A server that stops cuts what is still running."""
 
@@ -136,3 +146,8 @@ class UnreadableExecutionFile(SchedulerError, ValueError):
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{file} can't be used: {reason}")
         self.file = file
+
+
+def _quoted(text: str) -> str:
+    """Return what somebody gave, in quotes, no longer than an error message may be."""
+    return repr(text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…")

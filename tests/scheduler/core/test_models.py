@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pilotlight.scheduler.core.actions import (
+    ModelRefused,
     ReplicaChanged,
     RouteAdded,
     RouteRemoved,
@@ -49,6 +50,17 @@ def _ready_replica() -> tuple[Stage, ReplicaId]:
 
 
 # After a restart of the controller.
+
+
+def test_a_leader_of_nothing_has_nothing_to_wait_for() -> None:
+    stage = Stage(is_settled=False)
+    stage.deploy("m")
+    stage.join("a")
+
+    stage.demand("m", 1)
+    stage.settle()
+
+    assert {type(update) for update in stage.routes} == {ModelRefused}
 
 
 def test_a_replica_from_before_a_restart_goes_on_serving() -> None:

@@ -13,7 +13,7 @@ from pilotlight.scheduler.core.events import NodeDisconnected, NodeUpdated, Time
 from pilotlight.scheduler.core.plan import Plan
 from pilotlight.scheduler.core.state import Replica
 from pilotlight.scheduler.core.turn import CoreSettings
-from pilotlight.scheduler.testing.reports import copy_of, load_of, status_of, summary_of
+from pilotlight.scheduler.testing.reports import copy_of, load_of, model_of, status_of, summary_of
 from pilotlight.scheduler.testing.stage import Stage, start_step, stop_step
 from pilotlight.store_node.protocol import (
     Incarnation,
@@ -51,10 +51,10 @@ def test_a_node_that_joins_is_written_and_published() -> None:
 
 
 def test_demand_that_waits_for_a_node_is_served_when_it_joins() -> None:
-    stage = Stage(is_settled=False)
-    stage.deploy("m")
+    stage = Stage(models=[model_of("m")], is_settled=False)
     stage.demand("m", 1)
     stage.settle()
+    assert stage.routes == []
 
     stage.join("a", holds=["m"])
     stage.settle()
@@ -332,6 +332,24 @@ def test_demand_learns_at_once_that_its_only_node_is_down() -> None:
 
     assert isinstance(stage.routes[-1], ModelRefused)
     assert stage.routes[-1].reason == "its only copies lie on a: down"
+
+
+def test_demand_learns_what_is_wrong_with_the_copies_that_there_are() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=[copy_of("m", quarantine="model.safetensors is cut short")])
+    stage.demand("m", 1)
+    stage.settle()
+    refused = stage.routes[-1]
+    stage.update("a", checkpoints=(copy_of("m"),))
+    stage.settle()
+
+    assert isinstance(refused, ModelRefused)
+    assert refused.reason == (
+        "no node holds a usable copy of m; a says: model.safetensors is cut short"
+    )
+    assert stage.core.snapshot(stage.now).fault_reasons == ()
+    assert len(stage.replicas("m")) == 1
 
 
 def test_an_unknown_replica_of_a_deployed_model_is_adopted() -> None:

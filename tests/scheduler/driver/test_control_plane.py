@@ -290,6 +290,18 @@ async def test_a_deployment_that_is_refused_says_why(
     assert [info.reason for info in asking.context.details()] == [reason]
 
 
+async def test_a_refusal_fits_into_its_metadata_whatever_was_asked_for(asking: Asking) -> None:
+    asking.case.join("a")
+    spec = pb.ModelSpec(name="m", path="x" * 100_000, engine="e" * 100_000)
+
+    call = asking.service.DeployModel(pb.DeployModelRequest(spec=spec), asking.context)
+    code = await asking.refused(call)
+
+    assert code is grpc.StatusCode.NOT_FOUND
+    # The status carries the message twice, in 8 KiB at most.
+    assert 256 < len(asking.context.status.details) <= 2_000
+
+
 async def test_a_deployed_model_is_answered_as_it_is_listed(asking: Asking) -> None:
     asking.case.join("a", holds=[copy_of("llama", context_tokens=512)])
     spec = pb.ModelSpec(name="m", path="llama", engine="timed")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,22 @@ async def test_a_path_outside_of_all_roots_is_refused_with_what_there_is(
     refusal = await deploying.refusal(spec(path="/elsewhere/llama"))
 
     assert refusal == (
-        "no node can load '/elsewhere/llama': it lies below no model root of the connected"
-        " nodes (a); they hold llama, opt"
+        "no node can load '/elsewhere/llama': there is no checkpoint of that path below the"
+        " model roots of a; they hold llama, opt"
+    )
+
+
+async def test_a_copy_that_was_broken_since_a_node_looked_is_refused(deploying: Deploying) -> None:
+    deploying.case.join("a", holds=[held("llama")])
+    broken_now = replace(held("llama"), quarantine="model.safetensors is cut short")
+
+    async def answer(call: Call) -> Message:
+        return wire.to_message(report_of("a", holds=[broken_now]), store_node_pb2.NodeReport)
+
+    deploying.case.channels.answer = answer
+
+    assert await deploying.refusal(spec(path="llama")) == (
+        "no node can load 'llama': a says: model.safetensors is cut short"
     )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pilotlight.estimators import Residency
 from pilotlight.scheduler.core.copies import residency_of
 from pilotlight.scheduler.core.leases import devices_free
+from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.snapshot import ReplicaCode, Snapshot, read_only
 from pilotlight.scheduler.core.state import BackOff, ClusterState, Node, Replica
 from pilotlight.store_node.protocol import ModelId, NodeId, ReplicaState
@@ -48,6 +49,8 @@ class SnapshotBuilder:
         self._replicas: Columns = {}
         self._channels: Columns = {}
         self._replica_ids: tuple[Any, ...] = ()
+        self._faults: dict[tuple[int, int], str] = {}
+        """By the rows of model and node."""
 
     def touch_shape(self) -> None:
         """A model, a node, an engine or a channel came, went or changed."""
@@ -93,6 +96,7 @@ class SnapshotBuilder:
             | self._demand_columns()
             | self._load_columns()
             | self._back_off_columns()
+            | self._fault_columns()
         )
 
     def _rebuild_shape(self) -> None:
@@ -112,6 +116,7 @@ class SnapshotBuilder:
             "channel_latency_seconds": _floats(c.latency_seconds for c in channels.values()),
         }
         self._rebuild_models()
+        self._faults = {}
         self._nodes = _empty_node_columns(len(state.models), len(state.nodes), len(engines))
         self._refresh_nodes(state.nodes)
         self._are_replicas_stale = True
@@ -158,10 +163,17 @@ class SnapshotBuilder:
                 columns["warm_workers"][self._engine_rows[name], row] = count
         for engine in node.engines:
             columns["node_has_engine"][self._engine_rows[engine.name], row] = True
-        for model, model_row in self._model_rows.items():
-            columns["residency"][model_row, row] = residency_of(
-                self._state, self._state.models[model], node
-            )
+        for name, model_row in self._model_rows.items():
+            model = self._state.models[name]
+            columns["residency"][model_row, row] = residency_of(self._state, model, node)
+            self._note_fault(model, node, (model_row, row))
+
+    def _note_fault(self, model: Model, node: Node, rows: tuple[int, int]) -> None:
+        copy = node.checkpoints.get(model.reference)
+        if copy is not None and copy.quarantine:
+            self._faults[rows] = copy.quarantine
+        else:
+            self._faults.pop(rows, None)
 
     def _rebuild_replicas(self) -> None:
         live = [replica for replica in self._state.replicas.values() if replica.is_live]
@@ -226,6 +238,13 @@ class SnapshotBuilder:
             "back_off_until": _floats(row[2].until for row in rows),
             "back_off_failures": _ints(row[2].failures for row in rows),
             "back_off_reasons": tuple(row[2].reason for row in rows),
+        }
+
+    def _fault_columns(self) -> _Fields:
+        return {
+            "fault_model": _ints(model for model, _ in self._faults),
+            "fault_node": _ints(node for _, node in self._faults),
+            "fault_reasons": tuple(self._faults.values()),
         }
 
 

@@ -32,6 +32,8 @@ def restored(turn: Turn, event: Restored) -> None:
             sent_at=turn.now,
             is_confirmed=False,
         )
+    if not state.models and not state.replicas:
+        return
     grace = turn.settings.restore_grace_seconds
     state.settles_at = turn.now + grace
     turn.set_timer("restored", after_seconds=grace)

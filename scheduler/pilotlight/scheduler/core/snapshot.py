@@ -29,7 +29,7 @@ class ReplicaCode(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """M models, N nodes, E engines, C channels, R live replicas, L loads, B back-offs.
+    """M models, N nodes, E engines, C channels, R live replicas, L loads, B back-offs, F faults.
 
     All arrays are read-only; a row of one table is an index into its `…_ids`.
     Times are monotonic seconds, as `now` is.
@@ -107,6 +107,11 @@ class Snapshot:
     back_off_until: Floats
     back_off_failures: Ints
     back_off_reasons: tuple[str, ...]
+
+    fault_model: Ints
+    """Of copies that can't be used."""
+    fault_node: Ints
+    fault_reasons: tuple[str, ...]
 
     def model_row(self, model: ModelId) -> int:
         """Return a model's row; ValueError where it is not deployed."""

@@ -135,10 +135,9 @@ class Deployments:
         return model.name, nodes
 
     async def _find(self, path: str) -> CheckpointStatus:
+        # What nodes last saw of their disks may be seconds old.
+        await self._rescan()
         found = self._usable(path)
-        if found is None:
-            await self._rescan()
-            found = self._usable(path)
         if found is not None:
             return found
         if not self._nodes():
@@ -166,7 +165,7 @@ class Deployments:
         some = ", ".join(held[:8]) + (", …" if len(held) > 8 else "")
         hint = f"they hold {some}" if held else "they hold no checkpoint"
         names = ", ".join(node.id for node in nodes)
-        return f"it lies below no model root of the connected nodes ({names}); {hint}"
+        return f"there is no checkpoint of that path below the model roots of {names}; {hint}"
 
     async def _rescan(self) -> None:
         """Let all nodes look at their disks again."""

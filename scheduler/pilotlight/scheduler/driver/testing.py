@@ -84,7 +84,9 @@ class ScriptedChannels(Channels):
 
 
 async def accept(call: Call) -> Message:
-    """Carry out any command."""
+    """Carry out any command; a node that is asked what it has can't be reached."""
+    if call.method == "Describe":
+        raise broken(grpc.StatusCode.UNAVAILABLE)
     return store_node_pb2.CommandResponse()
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from pilotlight.scheduler.errors import (
     ClientGone,
+    ClientTooSlow,
     DeadlineExceeded,
     InvalidRequest,
     ModelUnavailable,
@@ -37,6 +38,7 @@ _STATUSES: tuple[tuple[type[BaseException], str], ...] = (
     (DeadlineExceeded, "deadline_exceeded"),
     (RequestLost, "lost"),
     (ClientGone, "cancelled"),
+    (ClientTooSlow, "cancelled"),
     (SchedulerError, "refused"),
     (GeneratorExit, "cancelled"),
     (asyncio.CancelledError, "cancelled"),

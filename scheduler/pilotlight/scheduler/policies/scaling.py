@@ -73,7 +73,8 @@ def _hopeless(snapshot: Snapshot, model: int) -> str:
     name = snapshot.model_ids[model]
     holders = np.flatnonzero(snapshot.residency[model] & (Residency.SSD | Residency.DRAM))
     if not len(holders):
-        return f"no node holds a usable copy of {name}"
+        faults = _faults(snapshot, model)
+        return f"no node holds a usable copy of {name}{faults}"
     up = holders[snapshot.node_is_up[holders]]
     names = ", ".join(snapshot.node_ids[node] for node in holders.tolist())
     if not len(up):
@@ -87,6 +88,21 @@ def _hopeless(snapshot: Snapshot, model: int) -> str:
         return f"it needs {needed} devices; no node that holds it has more than {most}"
     large = able[snapshot.node_devices[able] >= needed]
     return _given_up(snapshot, model, large.tolist())
+
+
+def _faults(snapshot: Snapshot, model: int) -> str:
+    """Return what is wrong with the copies that there are."""
+    found = [
+        f"{snapshot.node_ids[node]} says: {reason}"
+        for of, node, reason in zip(
+            snapshot.fault_model.tolist(),
+            snapshot.fault_node.tolist(),
+            snapshot.fault_reasons,
+            strict=True,
+        )
+        if of == model
+    ]
+    return "; ".join(["", *found])
 
 
 def _given_up(snapshot: Snapshot, model: int, nodes: list[int]) -> str:

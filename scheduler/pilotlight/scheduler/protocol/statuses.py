@@ -29,11 +29,17 @@ STATUS_CODES: Mapping[type[errors.SchedulerError], grpc.StatusCode] = MappingPro
         errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
         errors.DuplicateRequest: grpc.StatusCode.ALREADY_EXISTS,
         errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+        errors.ClientTooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        errors.ServerStopping: grpc.StatusCode.UNAVAILABLE,
         errors.RequestLost: grpc.StatusCode.UNAVAILABLE,
         errors.StateUnavailable: grpc.StatusCode.UNAVAILABLE,
         errors.LeadershipLost: grpc.StatusCode.UNAVAILABLE,
     }
 )
+
+
+MOST_CHARACTERS = 2_000
+"""Of a message: it travels twice, in metadata of 8 KiB at most."""
 
 
 def status_of(error: errors.SchedulerError) -> grpc.Status:
@@ -52,6 +58,10 @@ def status_of(error: errors.SchedulerError) -> grpc.Status:
     # grpc's stubs type an enum member's value as the enum; it is (number, name).
     number: Any = code.value[0]
     status: grpc.Status = rpc_status.to_status(
-        status_pb2.Status(code=number, message=str(error), details=packed)
+        status_pb2.Status(code=number, message=_shortened(str(error)), details=packed)
     )
     return status
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= MOST_CHARACTERS else f"{message[: MOST_CHARACTERS - 1]}…"

@@ -32,9 +32,13 @@ _MARK = "LOCAL_CLUSTER"
 
 _LIFELINE = (
     "import os, sys; from pilotlight.process.lifeline import die_with_parent;"
-    " die_with_parent(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    " die_with_parent(int(sys.argv[1])); os.execvp(sys.argv[2], sys.argv[2:])"
 )
-"""Runs a program that ends with the test which started it, however that ends."""
+
+
+def ends_with_us(*command: str) -> list[str]:
+    """Return a command that runs another one, which ends with this process however that ends."""
+    return [sys.executable, "-c", _LIFELINE, str(os.getpid()), *command]
 
 
 class LocalCluster:
@@ -113,7 +117,7 @@ class LocalCluster:
         command = [sys.executable, "-m", "pilotlight.scheduler.cli", *arguments]
         with self._log_file(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-c", _LIFELINE, str(os.getpid()), *command],
+                ends_with_us(*command),
                 env=self.environ(home),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

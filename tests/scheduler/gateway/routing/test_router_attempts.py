@@ -7,7 +7,13 @@ import asyncio
 import grpc
 import pytest
 
-from pilotlight.scheduler.errors import DeadlineExceeded, InvalidRequest, RequestLost
+from pilotlight.scheduler.errors import (
+    ClientTooSlow,
+    DeadlineExceeded,
+    InvalidRequest,
+    RequestLost,
+)
+from pilotlight.scheduler.gateway.routing import node_streams
 from pilotlight.scheduler.gateway.routing.testing import PROMPT_IDS, Attempt, RoutingCase
 from pilotlight.store_node.protocol import FinishReason, store_node_pb2
 from pilotlight.store_node.protocol.refusals import ErrorCode
@@ -564,6 +570,28 @@ async def test_a_slow_client_holds_up_no_node(case: RoutingCase) -> None:
 
     assert (was_open, seen) == (False, [10])
     assert client.ids == [10, 11, 12, 13]
+
+
+async def test_a_client_that_is_too_far_behind_is_given_up(
+    case: RoutingCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_streams, "MOST_UNREAD_BATCHES", 3)
+    case.add("r1")
+    client = case.ask()
+    client.may_read.clear()
+    await case.settle()
+
+    for token_id in range(10):
+        case.nodes.last.send(token_id)
+    await case.settle()
+    was_open = case.nodes.last.is_open
+    client.may_read.set()
+    await client.task
+
+    assert was_open is False
+    # What waited for it, and the reason.
+    assert client.ids == [0, 1, 2]
+    assert isinstance(client.error, ClientTooSlow)
 
 
 async def test_an_attempt_ends_with_the_deadline(case: RoutingCase) -> None:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from pilotlight.scheduler.errors import (
     BodyTimeout,
     BodyTooLarge,
+    ClientTooSlow,
     DeadlineExceeded,
     DuplicateRequest,
     InvalidRequest,
@@ -56,6 +57,7 @@ _TABLE = (
     _Row(InvalidRequest, 400, "invalid_request_error", None),
     _Row(UnknownModel, 404, "invalid_request_error", "model_not_found"),
     _Row(DuplicateRequest, 409, "invalid_request_error", "duplicate_request"),
+    _Row(ClientTooSlow, 408, "invalid_request_error", "client_too_slow"),
     _Row(BodyTimeout, 408, "invalid_request_error", "body_timeout"),
     _Row(BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     _Row(UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),

@@ -19,6 +19,9 @@ from pilotlight.store_node.protocol.channels import Channels
 from pilotlight.store_node.protocol.refusals import ErrorCode, Refusal
 from pilotlight.store_node.protocol.statuses import refusal_of
 
+MOST_UNREAD_BATCHES = 32_768
+"""Some ten megabytes. A client that is further behind will not catch up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded:
@@ -47,12 +50,15 @@ class NodeStream:
     def __init__(self, call: _Call) -> None:
         self._call = call
         self.items: asyncio.Queue[StreamItem] = asyncio.Queue()
-        """At most as long as the request's max_tokens."""
+        """At most `MOST_UNREAD_BATCHES` long, and one that says why it ended."""
 
     async def read(self) -> None:
         """Read until the end of the stream, which is the last item."""
         try:
             async for message in self._call:
+                if self.items.qsize() >= MOST_UNREAD_BATCHES:
+                    self.give_up("the tokens are read too slowly", ErrorCode.SLOW_CLIENT)
+                    return
                 self.items.put_nowait(wire.from_message(message, TokenBatch))
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name

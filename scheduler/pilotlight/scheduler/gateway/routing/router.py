@@ -25,10 +25,12 @@ from pilotlight.scheduler.core.actions import (
     RouteRemoved,
 )
 from pilotlight.scheduler.errors import (
+    ClientTooSlow,
     DuplicateRequest,
     InvalidRequest,
     ModelUnavailable,
     RequestLost,
+    ServerStopping,
 )
 from pilotlight.scheduler.gateway.backend import Inference, ServedModel
 from pilotlight.scheduler.gateway.link import ControllerLink
@@ -88,7 +90,7 @@ class Router:
     ) -> None:
         self._is_closed = True
         for model in self._lines:
-            self._lines.refuse(model, _stopping(model))
+            self._lines.refuse(model, ServerStopping())
         self._streams.cut_all("the gateway stops")
         await self._streams.__aexit__(kind, error, trace)
 
@@ -165,7 +167,7 @@ class Router:
 
     async def _acquire(self, request: PendingRequest) -> Route:
         if self._is_closed:
-            raise _stopping(request.model)
+            raise ServerStopping
         route = self._routes.choose(request.model, self._clock())
         if route is not None and self._lines.is_empty(request.model):
             self._routes.enter(route)
@@ -249,6 +251,8 @@ class Router:
             raise InvalidRequest(ended.reason, code=ended.code)
         if verdict is Verdict.TOO_LATE or self._clock() >= request.deadline:
             raise request.too_late()
+        if verdict is Verdict.TOO_SLOW:
+            raise ClientTooSlow(request.inference.request_id)
         self._suspend(route, pause_after(ended))
         if verdict is Verdict.NOT_TAKEN:
             return
@@ -294,7 +298,3 @@ class Router:
 
     def _until_deadline(self, request: PendingRequest) -> Deadline:
         return Deadline(request.deadline - self._clock(), request.too_late)
-
-
-def _stopping(model: ModelId) -> ModelUnavailable:
-    return ModelUnavailable(model, "the gateway stops")

@@ -27,6 +27,8 @@ class Verdict(enum.Enum):
     WORKER_KILLED = enum.auto()
     """It ran, and its worker died; perhaps because of it."""
     TOO_LATE = enum.auto()
+    TOO_SLOW = enum.auto()
+    """Its client does not read."""
     NEVER = enum.auto()
     """No node will ever run it."""
 
@@ -35,6 +37,7 @@ _VERDICTS = {
     ErrorCode.CONTEXT_EXCEEDED: Verdict.NEVER,
     ErrorCode.INVALID_REQUEST: Verdict.NEVER,
     ErrorCode.DEADLINE_EXCEEDED: Verdict.TOO_LATE,
+    ErrorCode.SLOW_CLIENT: Verdict.TOO_SLOW,
     ErrorCode.WORKER_DIED: Verdict.WORKER_KILLED,
     ErrorCode.NO_SLOT: Verdict.NOT_TAKEN,
     ErrorCode.NOT_READY: Verdict.NOT_TAKEN,
