@@ -448,6 +448,7 @@ def test_a_checkpoint_that_is_truncated_once_deployed_is_a_clear_error(
 
     assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
     assert answer.message.startswith(f"model {name!r} can't be served: ")
+    assert "model.safetensors: holds 912 bytes" in answer.message
     assert up.replicas(name) == []
 
 
