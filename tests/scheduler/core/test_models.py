@@ -251,6 +251,17 @@ def test_a_deleted_model_has_no_demand() -> None:
     assert stage.core.snapshot(stage.now).model_ids == ()
 
 
+def test_a_deleted_model_leaves_nothing_behind() -> None:
+    stage, _ = _ready_replica()
+
+    stage.delete("m")
+    stage.obey_all()
+
+    state = stage.core.state
+    assert state.replicas == {}
+    assert (state.models, state.model_versions, state.digests) == ({}, {}, {})
+
+
 def test_deleting_what_is_not_deployed_is_harmless() -> None:
     stage, replica = _ready_replica()
 

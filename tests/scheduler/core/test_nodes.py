@@ -9,14 +9,28 @@ from pilotlight.scheduler.core.actions import (
     RouteAdded,
     RouteRemoved,
 )
-from pilotlight.scheduler.core.events import NodeDisconnected, NodeUpdated, TimerFired
-from pilotlight.scheduler.core.plan import Plan
+from pilotlight.scheduler.core.events import (
+    KnownReplica,
+    NodeDisconnected,
+    NodeUpdated,
+    TimerFired,
+)
+from pilotlight.scheduler.core.model import Model
+from pilotlight.scheduler.core.plan import DecisionId, Plan
 from pilotlight.scheduler.core.state import Replica
 from pilotlight.scheduler.core.turn import CoreSettings
-from pilotlight.scheduler.testing.reports import copy_of, load_of, model_of, status_of, summary_of
+from pilotlight.scheduler.testing.reports import (
+    copy_of,
+    disk,
+    load_of,
+    model_of,
+    status_of,
+    summary_of,
+)
 from pilotlight.scheduler.testing.stage import Stage, start_step, stop_step
 from pilotlight.store_node.protocol import (
     Incarnation,
+    ModelId,
     NodeId,
     NodeUpdate,
     ReplicaId,
@@ -47,7 +61,7 @@ def test_a_node_that_joins_is_written_and_published() -> None:
 
     (changed,) = stage.changes(NodeChanged)
     assert (changed.node, changed.incarnation, changed.is_up) == ("a", "a-1", True)
-    assert [each.text for each in stage.published] == ["a is up with 1 checkpoints"]
+    assert [each.text for each in stage.published] == ["a is up with 1 checkpoint"]
 
 
 def test_demand_that_waits_for_a_node_is_served_when_it_joins() -> None:
@@ -501,3 +515,112 @@ def test_quarantine_and_eviction_are_published() -> None:
     stage.update("a", checkpoints=(copy_of("m", quarantine="chunk 3 is corrupt"),))
 
     assert [each.kind for each in stage.published[-2:]] == ["evicted", "quarantined"]
+
+
+def test_a_start_that_is_sent_while_its_node_rejoins_is_not_missing_there() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.deploy("other")
+    stage.join("a", holds=["m", "other"])
+    stage.bring_up("m")
+    stage.demand("other", 1)
+    stage.settle()
+    stage.ack(stage.sends[-1])
+    stage.disconnect("a", may_return=True)
+
+    stage.join("a", holds=["m", "other"])
+
+    (send,) = stage.sends
+    assert isinstance(send.command, StartReplicaRequest)
+    (starting,) = stage.replicas()
+    assert starting.id == send.command.spec.replica_id
+    assert stage.core.state.back_offs == {}
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "float64"}, {"engine_options": {"a": "b"}}])
+def test_a_replica_of_an_earlier_deployment_is_not_adopted(changes: dict[str, object]) -> None:
+    stage = Stage()
+    before = stage.deploy("m")
+    stage.join("a", holds=["m"])
+    replica = stage.bring_up("m")
+    stage.disconnect("a")
+    stage.deploy("m", **changes)
+
+    found = status_of(replica.id, "m", deployment=before.deployment)
+    stage.join("a", holds=["m"], replicas=[found])
+    stage.settle()
+
+    (send,) = stage.sends
+    assert isinstance(send.command, StopReplicaRequest)
+    assert not isinstance(stage.routes[-1], RouteAdded)
+
+
+def test_a_change_that_replicas_know_nothing_of_leaves_them() -> None:
+    stage = Stage()
+    before = stage.deploy("m")
+    stage.join("a", holds=["m"])
+    replica = stage.bring_up("m")
+    stage.disconnect("a")
+    stage.deploy("m", keep_alive_seconds=5.0, max_replicas=3)
+
+    found = status_of(replica.id, "m", deployment=before.deployment)
+    stage.join("a", holds=["m"], replicas=[found])
+    stage.settle()
+
+    assert stage.sends == []
+    assert isinstance(stage.routes[-1], RouteAdded)
+
+
+@pytest.mark.parametrize("deployed", [[], [model_of("m", dtype="float64")]])
+def test_a_replica_that_the_last_leader_did_not_come_to_stop_is_stopped(
+    deployed: list[Model],
+) -> None:
+    known = KnownReplica(
+        replica=ReplicaId("r0-1"),
+        model=ModelId("m"),
+        node=NodeId("a"),
+        devices=1,
+        decision=DecisionId("d"),
+    )
+    stage = Stage(models=deployed, replicas=[known], is_settled=False)
+
+    stage.join(
+        "a", holds=["m"], replicas=[status_of("r0-1", "m", deployment=model_of("m").deployment)]
+    )
+    stage.settle()
+
+    (send,) = stage.sends
+    assert isinstance(send.command, StopReplicaRequest)
+    assert not [route for route in stage.routes if isinstance(route, RouteAdded)]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_start_that_is_found_under_way_has_its_time_and_no_more(is_known: bool) -> None:
+    known = KnownReplica(
+        replica=ReplicaId("r0-1"),
+        model=ModelId("m"),
+        node=NodeId("a"),
+        devices=1,
+        decision=DecisionId("d"),
+    )
+    stage = Stage(models=[model_of("m")], replicas=[known] if is_known else [], is_settled=False)
+    stage.demand("m", 1)
+    stage.join("a", holds=["m"], replicas=[status_of("r0-1", "m", ReplicaState.STARTING)])
+    stage.settle()
+
+    stage.pass_time(CoreSettings().start_timeout_seconds)
+    stage.settle()
+
+    (send,) = stage.sends
+    assert isinstance(send.command, StopReplicaRequest)
+
+
+def test_a_disk_that_becomes_known_may_change_plans() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=["m"], channels=[])
+    stage.settle()
+
+    stage.update("a", channels=(disk("new"),))
+
+    assert len(stage.plans) == 1

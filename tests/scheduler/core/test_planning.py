@@ -205,13 +205,15 @@ def test_a_transaction_answered_twice_is_committed_once() -> None:
     assert len(stage.replicas("m")) == 1
 
 
-def test_demand_for_a_model_that_is_not_deployed_is_passed_over() -> None:
+def test_demand_for_a_model_that_is_not_deployed_is_refused() -> None:
     stage = _stage()
 
     stage.demand("unknown", 3)
+    stage.demand("unknown", 0)
 
     assert stage.core.state.demand == {}
     assert stage.plans == []
+    assert stage.routes == [ModelRefused(model=ModelId("unknown"), reason="it was deleted")]
 
 
 def test_demand_that_is_gone_is_forgotten() -> None:
@@ -250,6 +252,29 @@ def test_a_start_that_nobody_waits_for_any_more_is_cancelled_at_its_node() -> No
     (cancel,) = stage.sends
     assert isinstance(cancel.command, CancelStartRequest)
     assert cancel.command.replica_id == stage.replicas("m")[0].id
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_start_that_could_not_be_cancelled_is_let_be_for_a_moment(is_answered: bool) -> None:
+    stage = _stage()
+    stage.demand("m", 1)
+    stage.settle()
+    stage.ack(stage.sends[0])
+    stage.demand("m", 0)
+    stage.settle()
+    (cancel,) = stage.sends
+
+    if is_answered:
+        stage.refuse(cancel)
+    else:
+        stage.lose(cancel)
+    stage.settle()
+
+    assert stage.sends == []
+    stage.pass_time(CoreSettings().first_back_off_seconds)
+    stage.settle()
+    (again,) = stage.sends
+    assert isinstance(again.command, CancelStartRequest)
 
 
 def test_the_policys_time_for_the_next_plan_is_kept() -> None:

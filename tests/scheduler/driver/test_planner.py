@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pilotlight.estimators import Estimator, StartEstimator
-from pilotlight.scheduler.core.plan import Plan
+from pilotlight.scheduler.core.plan import Plan, StepId, Stop
 from pilotlight.scheduler.core.snapshot import Snapshot
 from pilotlight.scheduler.driver.metrics import DriverMetrics
 from pilotlight.scheduler.driver.planner import Planner, Proposal
@@ -69,6 +71,31 @@ def test_a_policy_that_returns_no_plan_is_replaced_too(answer: object) -> None:
     assert proposal.policy == "random"
     assert proposal.failure.startswith("policy answers failed: TypeError")
     assert len(proposal.plan.steps) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Plan(replan_at=cast(Any, "soon")),
+        Plan(replan_at=cast(Any, object())),
+        Plan(steps=cast(Any, ("start m",))),
+        Plan(steps=(Stop(id=StepId("a"), replica=cast(Any, 7)),)),
+    ],
+)
+def test_a_plan_of_the_wrong_types_is_none(answer: Plan) -> None:
+    assert plan(Answers(answer), RandomNode()).policy == "random"
+
+
+def test_a_plan_may_hold_numbers_of_numpy() -> None:
+    proposal = plan(Answers(Plan(replan_at=cast(Any, np.float64(12.5)))), RandomNode())
+
+    assert (proposal.policy, proposal.failure) == ("answers", "")
+    assert type(proposal.plan.replan_at) is float
+    assert proposal.plan.replan_at == 12.5
+
+
+def test_a_plan_that_is_to_be_made_again_at_no_time_never_is() -> None:
+    assert plan(Answers(Plan(replan_at=math.nan)), RandomNode()).plan == Plan()
 
 
 def test_where_both_fail_nothing_is_done_and_both_are_named() -> None:

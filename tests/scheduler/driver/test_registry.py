@@ -44,6 +44,7 @@ class Node:
     def __init__(self, registry: NodeRegistry, report: NodeReport, *, epoch: int = 0) -> None:
         self.report = report
         self.epoch = epoch
+        self.is_deaf = False
         self.welcomes: list[Welcome] = []
         self.status: tuple[grpc.StatusCode, str] | None = None
         self._said: asyncio.Queue[store_node_pb2.NodeMessage | None] = asyncio.Queue()
@@ -88,6 +89,8 @@ class Node:
     # What the registry uses of a call's context.
 
     async def write(self, message: store_node_pb2.ControllerMessage) -> None:
+        if self.is_deaf:
+            raise RuntimeError("RPC already finished.")
         self.welcomes.append(wire.from_message(message.welcome, Welcome))
 
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
@@ -281,11 +284,58 @@ async def test_a_node_may_begin_again_before_its_old_session_is_seen_to_end(
     new = leading.node()
     await new.join()
 
+    old.update()
     await old.cut()
     new.update()
     await asyncio.sleep(0.01)
 
-    assert [type(event) for event in leading.events] == [NodeJoined, NodeJoined, NodeUpdated]
+    [*before, update] = leading.events
+    assert [type(event) for event in before] == [NodeJoined, NodeDisconnected, NodeJoined]
+    assert isinstance(update, NodeUpdated)
+
+
+async def test_a_node_that_begins_again_and_goes_before_it_has_joined_is_not_up(
+    leading: Leading,
+) -> None:
+    old = leading.node()
+    await old.join()
+    new = leading.node()
+    new.hello()
+    await asyncio.sleep(0.01)
+
+    await new.cut()
+    await old.cut()
+
+    assert isinstance(leading.events[-1], NodeDisconnected)
+
+
+async def test_a_node_that_goes_while_it_is_welcomed_leaves_its_name_free(
+    leading: Leading,
+) -> None:
+    first = leading.node()
+    first.is_deaf = True
+    first.hello()
+    await asyncio.wait([first.session])
+
+    second = leading.node(incarnation=Incarnation("a-2"))
+    await second.join()
+
+    assert leading.events_of(NodeJoined)[-1].report.incarnation == "a-2"
+
+
+async def test_a_name_that_was_taken_while_the_epoch_was_raised_is_refused(
+    leading: Leading,
+) -> None:
+    first = leading.node(epoch=8)
+    second = leading.node(epoch=8, incarnation=Incarnation("a-2"))
+
+    first.hello()
+    second.hello()
+    await asyncio.sleep(1.0)
+
+    assert second.status is not None
+    assert second.status[0] is grpc.StatusCode.ALREADY_EXISTS
+    assert not first.session.done()
 
 
 async def test_a_silent_node_is_gone_for_good(leading: Leading) -> None:
@@ -380,6 +430,22 @@ async def test_the_epoch_is_raised_once_for_all_that_ask_for_it(leading: Leading
 
     assert leading.raised == [8]
     assert all(node.welcomes[-1].epoch == 9 for node in nodes)
+
+
+async def test_a_node_that_can_t_be_told_of_a_higher_epoch_keeps_it_from_nobody(
+    leading: Leading,
+) -> None:
+    deaf, other = leading.node("a"), leading.node("b")
+    await deaf.join()
+    await other.join()
+    deaf.is_deaf = True
+
+    reporting = leading.node("c", epoch=8)
+    reporting.hello()
+    await asyncio.sleep(1.0)
+
+    assert [welcome.epoch for welcome in other.welcomes] == [5, 9]
+    assert [welcome.epoch for welcome in reporting.welcomes] == [9]
 
 
 async def test_an_acknowledgement_of_an_old_epoch_is_passed_over(leading: Leading) -> None:

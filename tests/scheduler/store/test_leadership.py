@@ -132,6 +132,15 @@ async def test_an_epoch_is_raised_above_what_a_node_has_seen(store: StateStore) 
     await store.apply([NODE])
 
 
+async def test_what_is_written_while_the_epoch_is_raised_is_written_with_the_new_one(
+    store: StateStore,
+) -> None:
+    await asyncio.gather(store.raise_epoch(41), store.apply([NODE]), store.renew())
+
+    assert store.epoch == 42
+    assert (await store.load_state()).nodes == (NODE.node,)
+
+
 async def test_a_killed_process_of_this_machine_is_replaced_at_once(url: str) -> None:
     store = await contender(url)
     await store.acquire(holder_that_has_ended(), 3600.0)

@@ -93,4 +93,5 @@ def _spec(model: Model, copy: CheckpointStatus, replica: ReplicaId) -> ReplicaSp
         dtype=model.dtype,
         concurrency=model.concurrency or ENGINE_LIMIT,
         context_tokens=model.context_tokens,
+        deployment=model.deployment,
     )

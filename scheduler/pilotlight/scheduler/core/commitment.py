@@ -182,6 +182,8 @@ def _try_cancel_start(turn: Turn, decision: Decision, step: CancelStart) -> str:
     replica = turn.state.replicas.get(step.replica)
     if replica is None or replica.state is not ReplicaState.STARTING:
         return f"{step.replica} is not starting"
+    if turn.now < replica.not_cancelled_before:
+        return f"{step.replica} could not be cancelled a moment ago"
     if reason := not_stoppable(turn, replica):
         return reason
     replica.is_stopping = True

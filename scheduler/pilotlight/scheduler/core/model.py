@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgspec
 
 from pilotlight.store_node.protocol import ModelId, Reference
 
@@ -39,3 +42,19 @@ class Model:
     """As the user gave it."""
     deployed_at: float = 0.0
     """Seconds since 1970."""
+
+    @property
+    def deployment(self) -> str:
+        """Return a name of all that a replica is made from: another one, another replica."""
+        made_from = (
+            self.reference,
+            self.layout_id,
+            self.content_id,
+            self.devices,
+            self.engine,
+            sorted(self.engine_options.items()),
+            self.dtype,
+            self.context_tokens,
+            self.concurrency,
+        )
+        return sha256(msgspec.json.encode(made_from)).hexdigest()[:16]

@@ -51,7 +51,7 @@ def deployed(turn: Turn, event: ModelDeployed) -> None:
     turn.state.models[model.name] = model
     turn.touch_model(model.name)
     turn.publish("model_deployed", f"{model.name} is deployed", model=model.name)
-    if before is not None and not _runs_alike(before, model):
+    if before is not None and before.deployment != model.deployment:
         _forget_experience(turn, model.name)
         _stop_all(turn, model, "its model was deployed anew")
     for node in turn.state.nodes.values():
@@ -68,6 +68,7 @@ def deleted(turn: Turn, event: ModelDeleted) -> None:
     turn.state.demand.pop(event.model, None)
     _forget_experience(turn, event.model)
     turn.touch_model(event.model)
+    del turn.state.model_versions[event.model]
     turn.publish("model_deleted", f"{event.model} is deleted", model=event.model)
     turn.announce(ModelRefused(model=event.model, reason="it was deleted"))
     _stop_all(turn, model, "its model was deleted")
@@ -84,22 +85,3 @@ def _forget_experience(turn: Turn, model: ModelId) -> None:
     state = turn.state
     state.digests.pop(model, None)
     state.back_offs = {key: each for key, each in state.back_offs.items() if each.model != model}
-
-
-def _runs_alike(a: Model, b: Model) -> bool:
-    return _what_runs(a) == _what_runs(b)
-
-
-def _what_runs(model: Model) -> tuple[object, ...]:
-    """Return all of a model that a replica is made from."""
-    return (
-        model.reference,
-        model.layout_id,
-        model.content_id,
-        model.devices,
-        model.engine,
-        dict(model.engine_options),
-        model.dtype,
-        model.context_tokens,
-        model.concurrency,
-    )

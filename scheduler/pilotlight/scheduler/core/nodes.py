@@ -45,9 +45,9 @@ def joined(turn: Turn, event: NodeJoined) -> None:
     _settle(turn, node, report)
     insist(turn)
     turn.persist(_changed(node))
-    turn.publish(
-        "node_up", f"{node.id} is up with {len(node.checkpoints)} checkpoints", node=node.id
-    )
+    n = len(node.checkpoints)
+    text = f"{node.id} is up with {n} checkpoint{'' if n == 1 else 's'}"
+    turn.publish("node_up", text, node=node.id)
     turn.want_plan()
 
 
@@ -62,6 +62,7 @@ def updated(turn: Turn, event: NodeUpdated) -> None:
     if update.channels:
         node.channels |= {channel.channel_id: channel for channel in update.channels}
         turn.columns.touch_shape()
+        turn.want_plan()
     if update.loads != node.loads:
         node.loads = update.loads
         turn.columns.touch_node(node.id)
@@ -129,11 +130,14 @@ def _node_of(turn: Turn, report: NodeReport) -> Node:
 
 def _settle(turn: Turn, node: Node, report: NodeReport) -> None:
     reported = {status.replica_id: status for status in report.replicas}
-    for replica in [r for r in turn.state.replicas.values() if r.node == node.id]:
+    here = [r for r in turn.state.replicas.values() if r.node == node.id]
+    # One that ends here may let another start be sent, which the report can't know of.
+    was_sent = {r.id for r in here if r.sent_at is not None}
+    for replica in here:
         status = reported.pop(replica.id, None)
         if status is not None:
             _apply(turn, node, status)
-        elif replica.is_live and replica.sent_at is not None:
+        elif replica.is_live and replica.id in was_sent:
             replicas.fail(turn, replica, f"{node.id} does not run it any more")
             steps.replica_moved(turn, replica)
     for status in reported.values():
@@ -152,11 +156,26 @@ def _apply(turn: Turn, node: Node, status: ReplicaStatus) -> None:
     replica = turn.state.replicas.get(status.replica_id)
     if replica is None:
         _adopt_or_stop(turn, node, status)
-    elif replica.node != node.id or replica.sent_at is None:
+        return
+    if replica.node != node.id or replica.sent_at is None:
         # Whatever runs there, it is not the one that is known by this name.
         return
-    elif replicas.apply_status(turn, replica, status):
+    # Whoever led when its model changed may not have come to stop it.
+    reason = "" if replica.must_go else _why_not_wanted(turn, status)
+    replica.must_go = replica.must_go or reason
+    if replicas.apply_status(turn, replica, status):
         steps.replica_moved(turn, replica)
+    if reason and replica.is_live:
+        stop_replica(turn, replica, reason)
+
+
+def _why_not_wanted(turn: Turn, status: ReplicaStatus) -> str:
+    model = turn.state.models.get(status.model)
+    if model is None:
+        return "its model was deleted"
+    if status.deployment and status.deployment != model.deployment:
+        return "its model was deployed anew"
+    return ""
 
 
 def _adopt_or_stop(turn: Turn, node: Node, status: ReplicaStatus) -> None:
@@ -186,6 +205,8 @@ def _may_adopt(turn: Turn, node: Node, status: ReplicaStatus) -> bool:
     model = turn.state.models.get(status.model)
     copy = copy_on(turn.state, model, node) if model else None
     if model is None or copy is None or status.reference != copy.reference:
+        return False
+    if _why_not_wanted(turn, status):
         return False
     running = [
         r

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from pilotlight.scheduler.core import replicas, steps
-from pilotlight.scheduler.core.actions import DecisionMade, RejectedStep, RequestPlan
+from pilotlight.scheduler.core.actions import (
+    DecisionMade,
+    ModelRefused,
+    RejectedStep,
+    RequestPlan,
+)
 from pilotlight.scheduler.core.commitment import accept
 from pilotlight.scheduler.core.events import (
     DemandChanged,
@@ -31,6 +36,9 @@ def request_plan_if_stale(turn: Turn) -> None:
 def demand_changed(turn: Turn, event: DemandChanged) -> None:
     """A router says how many requests wait for a model."""
     if event.model not in turn.state.models:
+        # A request that ran there was lost after its model had gone.
+        if event.waiting:
+            turn.announce(ModelRefused(model=event.model, reason="it was deleted"))
         return
     if event.waiting and event.oldest_arrival is not None:
         turn.state.demand[event.model] = Demand(

@@ -44,6 +44,8 @@ def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
     replica.is_confirmed = True
     if status.state is replica.state:
         _take_prefill(turn, replica, status)
+        if not is_news and replica.state is ReplicaState.STARTING:
+            limit_start(turn, replica)
         return False
     if status.state not in TRANSITIONS[replica.state]:
         return False
@@ -95,6 +97,11 @@ def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
     _forget(turn, replica)
 
 
+def limit_start(turn: Turn, replica: Replica) -> None:
+    """Give a start that its node knows of its time, and no more."""
+    turn.set_timer(f"start:{replica.id}", after_seconds=turn.settings.start_timeout_seconds)
+
+
 def back_off(turn: Turn, replica: Replica) -> None:
     """A start of this model failed on this node: leave it alone for a while."""
     settings, key = turn.settings, f"{replica.model}@{replica.node}"
@@ -129,6 +136,10 @@ def keep(turn: Turn, replica: Replica) -> None:
     replica.is_stopping = False
     if replica.must_go:
         turn.set_timer("insist", after_seconds=turn.settings.first_back_off_seconds)
+    elif replica.state is ReplicaState.STARTING:
+        seconds = turn.settings.first_back_off_seconds
+        replica.not_cancelled_before = turn.now + seconds
+        turn.set_timer(f"replan:{replica.id}", after_seconds=seconds)
     elif replica.state is ReplicaState.READY:
         # Its node has just said that it is busy; the next summary says for how long.
         replica.idle_since = None

@@ -89,6 +89,8 @@ class Replica:
     """A committed or tentative Stop names it."""
     must_go: str = ""
     """Why it is to end whatever it has to do, and is told so until it does; empty = it may stay."""
+    not_cancelled_before: float = 0.0
+    """A cancellation of its start has failed: until then it is not tried again."""
     was_ready: bool = False
     is_confirmed: bool = True
     """False where only the SQL state knows of it, its node has not reported yet."""

@@ -245,7 +245,7 @@ def _carry_out(turn: Turn, decision: Decision, step: PlannedStep) -> None:
 def _before_sending(turn: Turn, step: PlannedStep, replica: Replica) -> None:
     if isinstance(step.step, Start):
         replica.sent_at = turn.now
-        turn.set_timer(f"start:{replica.id}", after_seconds=turn.settings.start_timeout_seconds)
+        replicas.limit_start(turn, replica)
     else:
         replicas.unroute(turn, replica, step.step.reason)
 

@@ -156,17 +156,18 @@ class Controller:
             metrics=metrics,
         )
         stack.callback(driver.close)
-        leading = tasks.create_task(
-            keep_leading(
-                store,
-                lease_seconds=self._settings.lease_seconds,
-                clock=self._clocks.monotonic,
-            )
-        )
+        leading = tasks.create_task(self._keep_leading(store, driver))
         stack.callback(leading.cancel)
         driver.post(restored_event(epoch, await store.load_state()))
         self._files.keep_only(self._core.state.models.values())
         return driver
+
+    async def _keep_leading(self, store: StateStore, driver: Driver) -> None:
+        try:
+            await keep_leading(store, lease_seconds=self._settings.lease_seconds)
+        finally:
+            # At once: what comes in while the doors are being closed is not for this one to do.
+            driver.close()
 
     async def _route(self, driver: Driver, stack: AsyncExitStack) -> TextGenerator:
         router = await stack.enter_async_context(
@@ -178,8 +179,7 @@ class Controller:
         )
         driver.subscribers.append(router.apply)
         self._registry.register(RouterCollector(router))
-        models = TextModels()
-        stack.callback(models.close)
+        models = await stack.enter_async_context(TextModels())
         return TextGenerator(
             router, models=models, metrics=GatewayMetrics(self._registry), rng=random.Random()
         )

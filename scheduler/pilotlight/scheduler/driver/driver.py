@@ -114,7 +114,7 @@ class Driver:
     def first_token(self, replica: ReplicaId, *, seconds: float) -> None:
         """Remember how long the first request of a replica had waited for its first token."""
         start = self._recent_starts.get(replica)
-        if start is None or start.first_token_seconds is not None:
+        if self._is_closed or start is None or start.first_token_seconds is not None:
             return
         start = self._recent_starts[replica] = replace(start, first_token_seconds=seconds)
         self._tasks.create_task(self._write_start(start))
@@ -129,7 +129,7 @@ class Driver:
         match action:
             case RequestPlan():
                 # Not at once: events of the same moment belong on the same snapshot.
-                asyncio.get_running_loop().call_soon(self._plan, action.plan_id)
+                self._tasks.create_task(self._plan(action.plan_id))
             case Persist():
                 records = [self._record(change) for change in action.changes]
                 self._tasks.create_task(self._persist(action.token, records))
@@ -144,7 +144,7 @@ class Driver:
             case Publish():
                 self._publish(action)
 
-    def _plan(self, plan_id: int) -> None:
+    async def _plan(self, plan_id: int) -> None:
         snapshot = self.core.snapshot(self._clocks.monotonic())
         proposal = self._planner.plan(snapshot, self.core.estimator)
         self.post(
@@ -161,6 +161,7 @@ class Driver:
             with self._metrics.persist_seconds.time():
                 await self._store.apply(records)
         except LeadershipLost:
+            self.close()
             raise
         except StateUnavailable as exc:
             log.error("state not written", reason=str(exc))

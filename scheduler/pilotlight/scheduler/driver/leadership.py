@@ -1,13 +1,12 @@
-"""Begins to lead, goes on leading, and knows when to stop."""
+"""Begins to lead, goes on leading, and ends where another controller leads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
-from pilotlight.scheduler.errors import LeadershipLost, StateUnavailable
+from pilotlight.scheduler.errors import StateUnavailable
 from pilotlight.scheduler.store import HeldBy, StateStore
 
 RENEWALS_PER_LEASE = 4
@@ -29,26 +28,38 @@ async def become_leader(store: StateStore, *, holder: str, lease_seconds: float)
         await asyncio.sleep(min(max(found.remaining_seconds, 0.05), _LONGEST_WAIT_SECONDS))
 
 
-async def keep_leading(
-    store: StateStore, *, lease_seconds: float, clock: Callable[[], float]
-) -> None:
+async def keep_leading(store: StateStore, *, lease_seconds: float) -> None:
     """Renew the lease until cancelled.
 
+    While the state can't be reached, or its disk is full, this process goes on:
+    replicas serve, and nothing new starts, since whatever starts is written
+    first. Another controller may begin to lead meanwhile; nodes then take
+    nothing more from this one, which ends when it learns of it.
+
     Raises:
-        LeadershipLost: another controller leads, or will before the state can be reached.
+        LeadershipLost: another controller leads.
     """
-    pause = lease_seconds / RENEWALS_PER_LEASE
-    renewed_at = clock()
+    is_renewed = True
     while True:
-        await asyncio.sleep(pause)
-        asked_at = clock()
-        try:
-            async with asyncio.timeout(max(renewed_at + lease_seconds - pause - asked_at, 0.0)):
-                await store.renew()
-            renewed_at = asked_at
-        except StateUnavailable as exc:
-            log.warning("lease not renewed", reason=str(exc))
-        except TimeoutError:
-            log.warning("lease not renewed", reason="the state does not answer")
-        if clock() - renewed_at + pause >= lease_seconds:
-            raise LeadershipLost(f"the lease could not be renewed for {lease_seconds:g} s")
+        await asyncio.sleep(lease_seconds / RENEWALS_PER_LEASE)
+        reason = await _renew(store, patience_seconds=lease_seconds)
+        if reason and is_renewed:
+            log.warning("lease not renewed; nothing new starts until it is", reason=reason)
+        elif not reason and not is_renewed:
+            log.info("lease renewed")
+        is_renewed = not reason
+
+
+async def _renew(store: StateStore, *, patience_seconds: float) -> str:
+    """Return why the lease could not be renewed, or nothing once it is."""
+    renewal = asyncio.ensure_future(store.renew())
+    try:
+        done, _ = await asyncio.wait([renewal], timeout=patience_seconds)
+        if not done:
+            log.warning("the state does not answer; nothing new starts until it does")
+        await renewal
+    except StateUnavailable as exc:
+        return str(exc)
+    finally:
+        renewal.cancel()
+    return ""

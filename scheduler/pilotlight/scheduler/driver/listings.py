@@ -148,6 +148,9 @@ def _load_progress(state: ClusterState, replica: Replica) -> float:
 
 
 def _refusal(state: ClusterState, model: Model) -> str:
+    replicas = state.replicas.values()
+    if any(r.model == model.name and r.state is ReplicaState.READY for r in replicas):
+        return ""
     failures: Sequence[str] = [
         f"{key.rpartition('@')[2]}: {back_off.reason}"
         for key, back_off in state.back_offs.items()

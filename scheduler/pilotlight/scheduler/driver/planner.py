@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 from pilotlight.estimators import Estimator
@@ -64,4 +66,18 @@ def _ask(policy: Policy, snapshot: Snapshot, estimator: Estimator) -> Plan:
     answer: Any = policy.plan(snapshot, estimator)
     if not isinstance(answer, Plan):
         raise TypeError(f"expected a Plan, got {answer!r}")
-    return answer
+    # As the recording will have it: what can't be written down can't be carried out either.
+    return _DECODER.decode(_ENCODER.encode(answer))
+
+
+def _as_number(value: Any) -> float:
+    """Take the numbers of other libraries for what they are."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"a plan can't hold {value!r}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_as_number)
+_DECODER = msgspec.json.Decoder(Plan)

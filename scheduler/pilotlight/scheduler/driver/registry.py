@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -52,7 +52,6 @@ class _Session:
     hello: Hello
     context: _Context
     has_joined: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class SessionRefused(SchedulerError):
@@ -93,7 +92,9 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
         ended = "the connection broke"
         is_silent = False
         try:
-            session = await self._greet(request_iterator, context)
+            hello = await self._greet(request_iterator)
+            session = self._begin(hello, context)
+            await self._welcome(session)
             async for message in _paced(request_iterator, self._silence_seconds()):
                 self._take(session, message)
             ended = "it left"
@@ -113,12 +114,16 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
 
     async def welcome_all(self) -> None:
         """Tell every node the present epoch."""
-        for session in list(self._sessions.values()):
-            await self._welcome(session)
+        sessions = list(self._sessions.values())
+        answers = await asyncio.gather(*map(self._welcome, sessions), return_exceptions=True)
+        for session, answer in zip(sessions, answers, strict=True):
+            # Its own handler sees that its connection is broken, and ends it.
+            if isinstance(answer, BaseException):
+                log.info(
+                    "node not told of the epoch", node=session.hello.node_id, reason=str(answer)
+                )
 
-    async def _greet(
-        self, messages: AsyncIterator[store_node_pb2.NodeMessage], context: _Context
-    ) -> _Session:
+    async def _greet(self, messages: AsyncIterator[store_node_pb2.NodeMessage]) -> Hello:
         async with asyncio.timeout(self._silence_seconds()):
             first = await anext(messages, None)
         if first is None or not first.HasField("hello"):
@@ -126,8 +131,15 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
         hello = wire.from_message(first.hello, Hello)
         self._check(hello)
         await self._outgrow(hello.epoch)
+        return hello
+
+    def _begin(self, hello: Hello, context: _Context) -> _Session:
+        # Again: another process may have taken the name while the epoch was being raised.
+        self._check(hello)
+        before = self._sessions.get(hello.node_id)
+        if before is not None:
+            self._end(before, "it connected anew", may_return=True)
         session = self._sessions[hello.node_id] = _Session(hello, context)
-        await self._welcome(session)
         return session
 
     def _check(self, hello: Hello) -> None:
@@ -164,6 +176,8 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
 
     def _take(self, session: _Session, message: store_node_pb2.NodeMessage) -> None:
         node, incarnation = session.hello.node_id, session.hello.incarnation
+        if self._sessions.get(node) is not session:
+            return  # It was said before the node connected anew.
         if message.HasField("acknowledge"):
             if message.acknowledge.epoch != self._epoch:
                 return

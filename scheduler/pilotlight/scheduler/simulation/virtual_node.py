@@ -167,6 +167,7 @@ class VirtualNode:
             state=ReplicaState.STARTING,
             devices=tuple(range(spec.devices)),
             concurrency=min(spec.concurrency, ENGINE_CONCURRENCY),
+            deployment=spec.deployment,
         )
         self._replicas[spec.replica_id] = _Running(status)
         ready = self.heap.now + (

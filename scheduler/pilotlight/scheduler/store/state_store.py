@@ -73,7 +73,8 @@ class StateStore:
         await self._run(self._close)
         self._thread.shutdown()
 
-    # Every method below raises StateUnavailable where the database refuses.
+    # Every method below raises StateUnavailable where the database refuses. The epoch is
+    # read and changed in the thread only: calls that wait there find it as it is by then.
 
     async def acquire(self, holder: str, lease_seconds: float) -> int | HeldBy:
         """Become the leader and return the new epoch, or who leads.
@@ -81,12 +82,18 @@ class StateStore:
         A holder of this machine (see `this_process`) whose process is gone is
         replaced at once, others when their lease has ended.
         """
-        found = await self._write(
-            lambda connection: leadership.acquire(connection, holder, lease_seconds=lease_seconds)
-        )
-        if not isinstance(found, HeldBy):
-            self._epoch, self._holder, self._lease_seconds = found, holder, lease_seconds
-        return found
+
+        def acquire() -> int | HeldBy:
+            found = self._transact(
+                lambda connection: leadership.acquire(
+                    connection, holder, lease_seconds=lease_seconds
+                )
+            )
+            if not isinstance(found, HeldBy):
+                self._epoch, self._holder, self._lease_seconds = found, holder, lease_seconds
+            return found
+
+        return await self._run(acquire)
 
     async def renew(self) -> None:
         """Lead for another `lease_seconds` from now.
@@ -94,12 +101,11 @@ class StateStore:
         Raises:
             LeadershipLost: another process leads; nothing can be written any more.
         """
-        epoch = self._require_epoch()
-        await self._write(
-            lambda connection: leadership.renew(
-                connection, epoch, self._holder, lease_seconds=self._lease_seconds
-            )
-        )
+
+        def renew(connection: Connection, epoch: int) -> None:
+            leadership.renew(connection, epoch, self._holder, lease_seconds=self._lease_seconds)
+
+        await self._run(lambda: self._lead(renew))
 
     async def raise_epoch(self, above: int) -> int:
         """Take and return an epoch above `above`, which a node has reported, and the present one.
@@ -107,21 +113,29 @@ class StateStore:
         Raises:
             LeadershipLost: another process leads.
         """
-        epoch = self._require_epoch()
-        self._epoch = await self._write(
-            lambda connection: leadership.raise_epoch(
+
+        def raise_epoch(connection: Connection, epoch: int) -> int:
+            return leadership.raise_epoch(
                 connection, epoch, self._holder, above=above, lease_seconds=self._lease_seconds
             )
-        )
-        return self._epoch
+
+        def take() -> int:
+            self._epoch = self._lead(raise_epoch)
+            return self._epoch
+
+        return await self._run(take)
 
     async def release(self) -> None:
         """Stop leading, so that another process may begin at once."""
-        epoch, self._epoch = self._epoch, None
-        if epoch is not None:
-            await self._write(
-                lambda connection: leadership.release(connection, epoch, self._holder)
-            )
+
+        def release() -> None:
+            epoch, self._epoch = self._epoch, None
+            if epoch is not None:
+                self._transact(
+                    lambda connection: leadership.release(connection, epoch, self._holder)
+                )
+
+        await self._run(release)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Write changes in their order, all or none; when this returns they are on the disk.
@@ -129,19 +143,19 @@ class StateStore:
         Raises:
             LeadershipLost: another process leads; nothing was written.
         """
-        epoch = self._require_epoch()
+        added = sum(isinstance(change, PutDecision | PutStart) for change in changes)
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection, epoch: int) -> None:
             leadership.require_epoch(connection, epoch)
             writes.write_changes(connection, changes, epoch=epoch)
+            if self._rows_since_pruning + added >= _PRUNE_EVERY_ROWS:
+                writes.prune(connection, keep_rows=self._kept_rows)
 
-        await self._write(write)
-        self._rows_since_pruning += sum(isinstance(c, PutDecision | PutStart) for c in changes)
-        if self._rows_since_pruning >= _PRUNE_EVERY_ROWS:
-            self._rows_since_pruning = 0
-            await self._write(
-                lambda connection: writes.prune(connection, keep_rows=self._kept_rows)
-            )
+        def apply() -> None:
+            self._lead(write)
+            self._rows_since_pruning = (self._rows_since_pruning + added) % _PRUNE_EVERY_ROWS
+
+        await self._run(apply)
 
     async def load_state(self) -> State:
         """Return all models, nodes and replicas."""
@@ -172,11 +186,6 @@ class StateStore:
 
         return await self._read(find)
 
-    def _require_epoch(self) -> int:
-        if self._epoch is None:
-            raise LeadershipLost("this process does not lead")
-        return self._epoch
-
     def _open(self) -> None:
         require_current(self._url)
         self._writer = open_engine(self._url)
@@ -186,11 +195,23 @@ class StateStore:
             self._writer.dispose()
             self._writer = None
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        return await self._run(lambda: _in_transaction(self._engine(), work))
-
     async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._run(lambda: _in_transaction(for_reading(self._engine()), work))
+        def read() -> T:
+            with for_reading(self._engine()).begin() as connection:
+                return work(connection)
+
+        return await self._run(read)
+
+    def _lead(self, work: Callable[[Connection, int], T]) -> T:
+        """Do what only the leader may, in one transaction."""
+        epoch = self._epoch
+        if epoch is None:
+            raise LeadershipLost("this process does not lead")
+        return self._transact(lambda connection: work(connection, epoch))
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        with self._engine().begin() as connection:
+            return work(connection)
 
     def _engine(self) -> Engine:
         assert self._writer is not None, "open() comes first"
@@ -202,11 +223,6 @@ class StateStore:
                 return work()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, translate)
-
-
-def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return work(connection)
 
 
 def _all(connection: Connection, table: Table, record: Callable[[rows.Row], T]) -> tuple[T, ...]:

@@ -146,4 +146,5 @@ def _replica(replica: Replica) -> ReplicaStatus:
         error=failure.message if failure is not None else "",
         context_tokens=offer.context_tokens if offer is not None else spec.context_tokens,
         teardown_seconds=replica.teardown_seconds,
+        deployment=spec.deployment,
     )

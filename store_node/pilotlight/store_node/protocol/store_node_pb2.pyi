@@ -231,6 +231,7 @@ class ReplicaSpec(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     model: _builtins.str
     reference: _builtins.str
@@ -246,6 +247,8 @@ class ReplicaSpec(_message.Message):
     """Requests at once that the model's owner allows; the engine may allow fewer."""
     context_tokens: _builtins.int
     """Longest context in tokens; 0 = what the checkpoint's config says."""
+    deployment: _builtins.str
+    """Names what was deployed under the model's name; the node only repeats it. Empty = not said."""
     @_builtins.property
     def engine_options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -261,10 +264,11 @@ class ReplicaSpec(_message.Message):
         dtype: _builtins.str = ...,
         concurrency: _builtins.int = ...,
         context_tokens: _builtins.int = ...,
+        deployment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "context_tokens", b"context_tokens", "devices", b"devices", "dtype", b"dtype", "engine", b"engine", "engine_options", b"engine_options", "layout_id", b"layout_id", "model", b"model", "reference", b"reference", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "context_tokens", b"context_tokens", "deployment", b"deployment", "devices", b"devices", "dtype", b"dtype", "engine", b"engine", "engine_options", b"engine_options", "layout_id", b"layout_id", "model", b"model", "reference", b"reference", "replica_id", b"replica_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,6 +973,7 @@ class ReplicaStatus(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     TEARDOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     model: _builtins.str
     reference: _builtins.str
@@ -981,6 +986,8 @@ class ReplicaStatus(_message.Message):
     context_tokens: _builtins.int
     teardown_seconds: _builtins.float
     """Seconds that stopping took, of which devices were held; set once STOPPED."""
+    deployment: _builtins.str
+    """As its spec said."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Indices of the leased devices."""
@@ -1006,10 +1013,11 @@ class ReplicaStatus(_message.Message):
         error: _builtins.str = ...,
         context_tokens: _builtins.int = ...,
         teardown_seconds: _builtins.float = ...,
+        deployment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "concurrency", b"concurrency", "context_tokens", b"context_tokens", "devices", b"devices", "error", b"error", "error_code", b"error_code", "model", b"model", "outcome", b"outcome", "reference", b"reference", "replica_id", b"replica_id", "state", b"state", "teardown_seconds", b"teardown_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "concurrency", b"concurrency", "context_tokens", b"context_tokens", "deployment", b"deployment", "devices", b"devices", "error", b"error", "error_code", b"error_code", "model", b"model", "outcome", b"outcome", "reference", b"reference", "replica_id", b"replica_id", "state", b"state", "teardown_seconds", b"teardown_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,7 @@ class ReplicaSpec:
     dtype: str = "auto"
     concurrency: int = 1
     context_tokens: int = 0
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +295,7 @@ class ReplicaStatus:
     error: str = ""
     context_tokens: int = 0
     teardown_seconds: float = 0.0
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
