@@ -56,6 +56,23 @@ def test_a_transfer_from_ssd_takes_latency_and_bytes_over_the_slowest_hop() -> N
     assert seconds == pytest.approx(2.76)
 
 
+def test_a_transfer_is_as_fast_as_the_disk_that_the_copy_lies_on() -> None:
+    case = ViewCase()
+    here, there = case.model(), case.model()
+    case.channel("slow", bytes_per_second=0.1e9)
+    case.channel("fast", bytes_per_second=5.0e9)
+    case.node(ssd=[here, there], disk="slow", other_disks={there: "fast"})
+    case.node(ssd=[here, there], disk="fast", other_disks={there: "slow"})
+
+    times = StartEstimator(PRIORS).start_times(case.view(), np.arange(2), np.arange(2))
+
+    # A gigabyte, and 0.01 s to attach.
+    assert times.phase(Phase.TRANSFER).tolist() == [
+        pytest.approx([10.01, 0.21]),
+        pytest.approx([0.21, 10.01]),
+    ]
+
+
 def test_a_transfer_from_dram_crosses_the_link_only() -> None:
     case = ViewCase()
     model = case.model(size_bytes=3 * GIGABYTE)

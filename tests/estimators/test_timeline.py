@@ -116,6 +116,19 @@ def test_a_load_in_flight_occupies_its_channel() -> None:
     assert finish.transfer_seconds == pytest.approx(1.0)
 
 
+def test_a_load_on_one_disk_of_a_node_leaves_the_other_free() -> None:
+    case = ViewCase()
+    loading, beside, behind = case.model(), case.model(), case.model()
+    node = case.node(
+        ssd=[loading, beside, behind], devices=2, disk="one", other_disks={beside: "other"}
+    )
+    case.load(loading, node, left_bytes=3 * GIGABYTE)
+    timeline = _timeline(case)
+
+    assert timeline.add_start(beside, node).queue_seconds == 0.0
+    assert timeline.add_start(behind, node).queue_seconds == pytest.approx(3.0)
+
+
 def test_a_load_of_no_deployed_model_occupies_its_channel_too() -> None:
     case = ViewCase()
     wanted = case.model()

@@ -11,7 +11,7 @@ from pilotlight.estimators.calibration import Learned, LogNormal, Measurement
 from pilotlight.estimators.start_times import Phase, Quantile, StartTimes
 from pilotlight.estimators.timeline import Timeline
 from pilotlight.estimators.topology import Topology
-from pilotlight.estimators.view import BoolArray, ClusterView, FloatArray, IntArray, Residency
+from pilotlight.estimators.view import ClusterView, FloatArray, IntArray, Residency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +32,23 @@ class Priors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NodeColumns:
-    """What start times need of the nodes of one view; [quantile, node] each."""
+    """What start times need of the nodes of one view.
+
+    A node's disks are numbered from 0.
+    """
 
     view: ClusterView
     lessons: int
-    has_disk: BoolArray
-    """[node]."""
+    disk: IntArray
+    """[model, node] number of the disk that the copy lies on; 0 where there is none."""
     ssd_seconds_per_byte: FloatArray
-    dram_seconds_per_byte: FloatArray
-    attach_seconds: FloatArray
+    """[quantile, disk, node]."""
     latency_seconds: FloatArray
-    """[node]."""
+    """[disk, node]."""
+    dram_seconds_per_byte: FloatArray
+    """[quantile, node]."""
+    attach_seconds: FloatArray
+    """[quantile, node]."""
 
 
 class StartEstimator:
@@ -78,11 +84,14 @@ class StartEstimator:
     def start_times(self, view: ClusterView, models: IntArray, nodes: IntArray) -> StartTimes:
         """Return the columns for rows `models` of the view, on its rows `nodes`."""
         known = self._node_columns(view)
-        residency = view.residency[np.ix_(models, nodes)]
+        chosen = np.ix_(models, nodes)
+        residency = view.residency[chosen]
         in_dram = (residency & Residency.DRAM) != 0
-        on_ssd = ((residency & Residency.SSD) != 0) & known.has_disk[nodes]
+        on_ssd = ((residency & Residency.SSD) != 0) & (view.copy_channel[chosen] >= 0)
         sizes = view.model_size_bytes[models].astype(np.float64)[None, :, None]
-        disk = sizes * known.ssd_seconds_per_byte[:, None, nodes] + known.latency_seconds[nodes]
+        number = known.disk[chosen]
+        disk = sizes * known.ssd_seconds_per_byte[:, number, nodes]
+        disk += known.latency_seconds[number, nodes]
         link = sizes * known.dram_seconds_per_byte[:, None, nodes]
         disk[:, in_dram | ~on_ssd] = 0.0
         seconds = np.empty((len(Quantile), len(Phase), len(models), len(nodes)))
@@ -147,24 +156,29 @@ class StartEstimator:
         speeds = [
             dict(zip(channels, row, strict=True)) for row in self.bytes_per_second(view).tolist()
         ]
-        has_disk = view.node_channel >= 0
-        ssd = np.zeros((len(Quantile), len(view.node_ids)))
-        dram = np.zeros_like(ssd)
-        latency = np.zeros(len(view.node_ids))
+        disks = [topology.disks(node) for node in view.node_ids]
+        most, n_nodes = max([1, *map(len, disks)]), len(view.node_ids)
+        ssd = np.zeros((len(Quantile), most, n_nodes))
+        latency = np.zeros((most, n_nodes))
+        dram = np.zeros((len(Quantile), n_nodes))
+        number_of = np.zeros_like(view.copy_channel)
+        rows = {channel: row for row, channel in enumerate(channels)}
         for column, node in enumerate(view.node_ids):
-            link, path = topology.from_dram(node), topology.from_ssd(node)
+            link = topology.from_dram(node)
             dram[:, column] = [1.0 / link.bytes_per_second(known) for known in speeds]
-            if path is not None:
-                ssd[:, column] = [1.0 / path.bytes_per_second(known) for known in speeds]
-                latency[column] = path.latency_seconds(latencies)
+            for number, disk in enumerate(disks[column]):
+                path = topology.from_disk(disk, node)
+                ssd[:, number, column] = [1.0 / path.bytes_per_second(known) for known in speeds]
+                latency[number, column] = path.latency_seconds(latencies)
+                number_of[view.copy_channel[:, column] == rows[disk], column] = number
         return _NodeColumns(
             view=view,
             lessons=self._lessons,
-            has_disk=has_disk,
+            disk=number_of,
             ssd_seconds_per_byte=ssd,
+            latency_seconds=latency,
             dram_seconds_per_byte=dram,
             attach_seconds=_quantiles([self._attach.get(node) for node in view.node_ids]),
-            latency_seconds=latency,
         )
 
     def _worker_seconds(self, view: ClusterView, models: IntArray, nodes: IntArray) -> FloatArray:

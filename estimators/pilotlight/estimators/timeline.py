@@ -61,7 +61,7 @@ class Timeline:
         self._forecast = forecast
         self._columns: dict[int, StartTimes] = {}
         self._all_nodes = np.arange(len(view.node_ids))
-        # The last entry belongs to nodes without a disk, whose channel is -1: it is always free.
+        # The last entry belongs to copies without a channel, which is -1: it is always free.
         self._disk_free = np.zeros(len(view.channel_ids) + 1)
         self._devices = view.node_devices_free.astype(np.int64)
         self._freed: dict[int, list[tuple[float, int]]] = {}
@@ -90,7 +90,7 @@ class Timeline:
         for node in self._freed:
             queue[node] = self._device_wait(node, model)
         transfer, worker, bind, prefill = times.seconds[0, :, 0]
-        transfer, behind = transfer.copy(), self._disk_wait(queue, times)
+        transfer, behind = transfer.copy(), self._disk_wait(queue, model)
         for (loading, node), ready in self._in_dram.items():
             if loading == model and np.isfinite(transfer[node]):
                 transfer[node], behind[node] = max(ready - queue[node], 0.0), 0.0
@@ -166,9 +166,9 @@ class Timeline:
             if freed > used:
                 self._freed[node].append((at, freed - used))
 
-    def _disk_wait(self, queue: FloatArray, times: StartTimes) -> FloatArray:
-        free_at = self._disk_free[self._view.node_channel]
-        reads = times.disk_seconds[0, 0] > 0.0
+    def _disk_wait(self, queue: FloatArray, model: int) -> FloatArray:
+        free_at = self._disk_free[self._view.copy_channel[model]]
+        reads = self._times(model).disk_seconds[0, 0] > 0.0
         return np.where(reads, np.maximum(free_at - queue, 0.0), 0.0)
 
     def _take_disk(
@@ -181,7 +181,7 @@ class Timeline:
         busy = float(self._times(model).disk_seconds[0, 0, node])
         if busy == 0.0:
             return 0.0, transfer
-        channel = int(self._view.node_channel[node])
+        channel = int(self._view.copy_channel[model, node])
         wait = max(float(self._disk_free[channel]) - begin, 0.0)
         self._disk_free[channel] = begin + wait + busy
         self._in_dram[model, node] = begin + wait + transfer
@@ -190,13 +190,13 @@ class Timeline:
     def _add_loads_in_flight(self) -> None:
         view = self._view
         bandwidth = self._forecast.bytes_per_second(view)[0]
-        for model, node, left in zip(
+        for model, node, channel, left in zip(
             view.load_model.tolist(),
             view.load_node.tolist(),
+            view.load_channel.tolist(),
             view.load_left_bytes.tolist(),
             strict=True,
         ):
-            channel = int(view.node_channel[node])
             if channel < 0:
                 continue
             self._disk_free[channel] += left / bandwidth[channel]

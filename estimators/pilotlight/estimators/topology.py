@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import networkx as nx
+import numpy as np
 
 from pilotlight.estimators.view import ClusterView
 
 Place = tuple[str, str]
 """("disk", channel), ("dram", node) or ("device", node)."""
-
-_NO_CHANNEL = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,22 +37,24 @@ class Topology:
         self.graph: nx.DiGraph[Place] = nx.DiGraph()
         names = view.channel_ids
         for row, node in enumerate(view.node_ids):
-            dram, device = ("dram", node), ("device", node)
-            link, disk = int(view.node_link[row]), int(view.node_channel[row])
-            self.graph.add_edge(dram, device, channel=names[link] if link >= 0 else None)
-            if disk != _NO_CHANNEL:
-                self.graph.add_edge(("disk", names[disk]), dram, channel=names[disk])
+            link = int(view.node_link[row])
+            channel = names[link] if link >= 0 else None
+            self.graph.add_edge(("dram", node), ("device", node), channel=channel)
+        for disk, row in _disks_in_use(view):
+            node = view.node_ids[row]
+            self.graph.add_edge(("disk", names[disk]), ("dram", node), channel=names[disk])
 
     def from_dram(self, node: str) -> Path:
         """Return the way from a node's DRAM to its devices."""
         return self._path([("dram", node), ("device", node)])
 
-    def from_ssd(self, node: str) -> Path | None:
-        """Return the way from a node's SSD tier to its devices; None where it has no disk."""
-        disks = [place for place in self.graph.predecessors(("dram", node)) if place[0] == "disk"]
-        if not disks:
-            return None
-        return self._path([disks[0], ("dram", node), ("device", node)])
+    def disks(self, node: str) -> list[str]:
+        """Return the channels that a node's copies are read over."""
+        return [channel for _, channel in self.graph.predecessors(("dram", node))]
+
+    def from_disk(self, channel: str, node: str) -> Path:
+        """Return the way from one of a node's disks to its devices."""
+        return self._path([("disk", channel), ("dram", node), ("device", node)])
 
     def sharers(self, channel: str) -> list[str]:
         """Return the nodes whose SSD tier is read over a channel."""
@@ -66,3 +67,11 @@ class Topology:
         hops = itertools.pairwise(places)
         crossed = [self.graph.edges[hop]["channel"] for hop in hops]
         return Path(channels=tuple(channel for channel in crossed if channel is not None))
+
+
+def _disks_in_use(view: ClusterView) -> list[tuple[int, int]]:
+    """Return the rows of channels and nodes where the one carries copies of the other."""
+    n_nodes = len(view.node_ids)
+    channel = view.copy_channel
+    pairs = np.unique((channel * n_nodes + np.arange(n_nodes))[channel >= 0])
+    return [divmod(pair, n_nodes) for pair in pairs.tolist()]

@@ -78,8 +78,8 @@ class ClusterView(Protocol):
         ...
 
     @property
-    def node_channel(self) -> IntArray:
-        """[N] row of the channel that the node's SSD tier is read over; -1 = none."""
+    def copy_channel(self) -> IntArray:
+        """[M, N] row of the channel that a node's copy of a model is read over; -1 = none."""
         ...
 
     @property
@@ -108,6 +108,11 @@ class ClusterView(Protocol):
     @property
     def load_node(self) -> IntArray:
         """[L]."""
+        ...
+
+    @property
+    def load_channel(self) -> IntArray:
+        """[L] rows of `channel_ids`; -1 = unknown."""
         ...
 
     @property

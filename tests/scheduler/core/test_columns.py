@@ -41,7 +41,7 @@ def test_a_snapshot_shows_models_and_nodes_as_they_are() -> None:
     assert snapshot.node_devices.tolist() == [2, 1]
     assert snapshot.warm_workers.tolist() == [[2, 3]]
     assert snapshot.channel_ids == ("disk@a", "disk@b")
-    assert snapshot.node_channel.tolist() == [0, 1]
+    assert snapshot.copy_channel.tolist() == [[0, -1], [0, 1]]
     assert snapshot.node_link.tolist() == [-1, -1]
     # SSD is 1, DRAM is 2.
     assert snapshot.residency.tolist() == [[1, 0], [3, 1]]
@@ -106,28 +106,58 @@ def test_tables_that_nothing_touched_are_shared_with_the_snapshot_before() -> No
 
 def test_nodes_that_share_a_disk_refer_to_one_channel() -> None:
     stage = Stage()
+    stage.deploy("m")
     for node in ("a", "b"):
-        stage.join(node, channels=[disk("san")])
+        stage.join(node, channels=[disk("san")], holds=["m"])
 
     snapshot = stage.core.snapshot(0.0)
 
     assert snapshot.channel_ids == ("san",)
-    assert snapshot.node_channel.tolist() == [0, 0]
+    assert snapshot.copy_channel.tolist() == [[0, 0]]
 
 
-def test_of_several_disks_the_first_counts_for_estimates_and_for_what_is_learned() -> None:
+@pytest.mark.parametrize(
+    ("named", "counts"), [("second", "second"), ("", "first"), ("unknown", "first")]
+)
+def test_of_several_disks_the_copys_counts_for_estimates_and_for_what_is_learned(
+    named: str, counts: str
+) -> None:
     stage = Stage()
     stage.deploy("m")
-    stage.join("a", channels=[disk("first"), disk("second")], holds=["m"])
+    copy = copy_of("m", ssd_channel=ChannelId(named))
+    stage.join("a", channels=[disk("first"), disk("second")], holds=[copy])
     stage.settle()
 
     stage.bring_up("m")
 
     snapshot = stage.core.snapshot(stage.now)
-    assert [snapshot.channel_ids[row] for row in snapshot.node_channel] == ["first"]
+    assert [snapshot.channel_ids[row] for row in snapshot.copy_channel[0]] == [counts]
     lessons = stage.estimator.lessons()
     assert isinstance(lessons, dict)
-    assert list(lessons["channel"]["by_key"]) == ["first"]
+    assert list(lessons["channel"]["by_key"]) == [counts]
+
+
+def test_a_start_is_a_load_to_come_until_its_node_has_reported_one() -> None:
+    stage = _stage()
+    stage.demand("m", 1)
+    stage.settle()
+
+    snapshot = stage.core.snapshot(stage.now)
+    assert snapshot.load_model.tolist() == [0]
+    assert snapshot.load_channel.tolist() == [0]
+    assert snapshot.load_left_bytes.tolist() == [1_000_000_000]
+
+    stage.update("a", loads=(load_of("m", done_bytes=400_000_000),))
+    assert stage.core.snapshot(stage.now).load_left_bytes.tolist() == [600_000_000]
+
+
+def test_a_start_from_memory_is_no_load() -> None:
+    stage = _stage()
+    stage.demand("n", 1)
+    stage.settle()
+    assert [replica.node for replica in stage.replicas("n")] == ["a"]
+
+    assert stage.core.snapshot(stage.now).load_model.tolist() == []
 
 
 def test_a_channel_measured_again_is_shown() -> None:
@@ -141,11 +171,12 @@ def test_a_channel_measured_again_is_shown() -> None:
 
 def test_a_node_without_any_channel_is_shown() -> None:
     stage = Stage()
+    stage.deploy("m")
     stage.join("a", channels=[], holds=["m"])
 
     snapshot = stage.core.snapshot(0.0)
 
-    assert snapshot.node_channel.tolist() == [-1]
+    assert snapshot.copy_channel.tolist() == [[-1]]
     assert snapshot.channel_ids == ()
 
 

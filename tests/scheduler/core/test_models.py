@@ -9,15 +9,17 @@ from pilotlight.scheduler.core.actions import (
     RouteRemoved,
     StartFinished,
 )
-from pilotlight.scheduler.core.events import EpochRaised, KnownReplica
+from pilotlight.scheduler.core.events import EpochRaised, KnownNode, KnownReplica
 from pilotlight.scheduler.core.plan import DecisionId
 from pilotlight.scheduler.core.turn import CoreSettings
 from pilotlight.scheduler.testing.reports import copy_of, model_of, status_of, summary_of
 from pilotlight.scheduler.testing.stage import Stage
 from pilotlight.store_node.protocol import (
     CancelStartRequest,
+    Incarnation,
     ModelId,
     NodeId,
+    NodeResources,
     ReplicaId,
     ReplicaState,
     StartReplicaRequest,
@@ -61,6 +63,26 @@ def test_a_leader_of_nothing_has_nothing_to_wait_for() -> None:
     stage.settle()
 
     assert {type(update) for update in stage.routes} == {ModelRefused}
+
+
+def test_a_node_from_before_a_restart_is_down_until_it_is_back() -> None:
+    known = KnownNode(
+        node=NodeId("a"),
+        incarnation=Incarnation("a-1"),
+        address="a:9000",
+        resources=NodeResources(devices=2, device_kind="cpu", device_bytes=0, dram_bytes=1),
+    )
+    stage = Stage(models=[model_of("m")], nodes=[known], is_settled=False)
+    stage.demand("m", 1)
+    stage.settle()
+
+    snapshot = stage.core.snapshot(stage.now)
+    assert (snapshot.node_ids, snapshot.node_is_up.tolist()) == (("a",), [False])
+    assert stage.sends == []
+
+    stage.join("a", devices=2, holds=["m"])
+    stage.settle()
+    assert [type(send.command) for send in stage.sends] == [StartReplicaRequest]
 
 
 def test_a_replica_from_before_a_restart_goes_on_serving() -> None:

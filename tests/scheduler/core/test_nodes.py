@@ -166,13 +166,31 @@ def test_what_a_returning_node_does_not_run_any_more_is_gone() -> None:
     )
 
 
-def test_a_start_that_a_returning_node_never_heard_of_failed() -> None:
+def test_a_start_that_a_returning_node_does_not_know_yet_is_on_its_way() -> None:
     stage = Stage()
     stage.deploy("m")
     stage.join("a", holds=["m"])
     stage.settle()
     stage.demand("m", 1)
     stage.settle()
+    stage.disconnect("a", may_return=True)
+
+    stage.join("a", holds=["m"])
+
+    assert len(stage.replicas()) == 1
+    stage.lose(stage.sends[0])
+    assert stage.replicas() == []
+    assert stage.core.state.decisions == {}
+
+
+def test_a_start_that_a_returning_node_had_taken_and_does_not_know_has_failed() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=["m"])
+    stage.settle()
+    stage.demand("m", 1)
+    stage.settle()
+    stage.ack(stage.sends[0])
     stage.disconnect("a", may_return=True)
 
     stage.join("a", holds=["m"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pilotlight.scheduler.core.actions import DecisionEnded, RouteAdded, RouteRemoved, Send
-from pilotlight.scheduler.core.events import Acked, AnyEvent, Lost, Refused
+from pilotlight.scheduler.core.events import Acked, AnyEvent, FetchAsked, Lost, Refused
 from pilotlight.scheduler.core.plan import (
     AnyStep,
     CancelStart,
@@ -336,6 +336,33 @@ def test_a_cancel_of_a_start_that_fails_ends_too() -> None:
 
     assert stage.replicas() == []
     assert stage.core.state.decisions == {}
+
+
+def test_a_cancel_of_a_start_that_its_node_does_not_know_is_no_failure() -> None:
+    stage = _two_models()
+    stage.demand("new", 1)
+    stage.settle()
+    stage.ack(stage.sends[0])
+    stage.demand("new", 0)
+    stage.settle()
+    (cancel,) = stage.sends
+
+    stage.refuse(cancel, code="unknown_replica")
+
+    assert stage.replicas() == []
+    assert stage.core.state.back_offs == {}
+    assert stage.core.state.decisions == {}
+
+
+def test_a_command_that_is_refused_is_told() -> None:
+    stage = _two_models()
+    stage.handle(FetchAsked(model=ModelId("new"), nodes=(NodeId("a"),)))
+    stage.commit()
+
+    stage.refuse(stage.sends[0], reason="no room for it")
+
+    assert stage.published[-1].kind == "command_failed"
+    assert stage.published[-1].text == "fetch-a: no room for it"
 
 
 def test_a_cancel_that_comes_too_late_lets_the_replica_serve() -> None:

@@ -49,6 +49,7 @@ class Deploying:
 
     def __init__(self, case: DriverCase, directory: Path) -> None:
         self.case = case
+        self.wall = WALL
         case.channels.stream = send_nothing
         case.channels.answer = be_away
         self.files = ExecutionFiles(
@@ -62,7 +63,7 @@ class Deploying:
             files=self.files,
             keep_alive="45s",
             queue_limit=64,
-            wall=lambda: WALL,
+            wall=lambda: self.wall,
         )
 
     async def refusal(self, given: pb.ModelSpec) -> str:
@@ -88,7 +89,46 @@ async def test_a_model_is_written_down_and_then_known(deploying: Deploying) -> N
     assert (model.layout_id, model.size_bytes) == ("layout-llama", 10**9)
     assert (model.architecture, model.context_tokens) == ("llama", 512)
     assert [put.model.name for put in deploying.case.store.kept(PutModel)] == ["m"]
-    assert deploying.case.handled[-1][0] == ModelDeployed(model=model)
+    assert ModelDeployed(model=model) in [event for event, *_ in deploying.case.handled]
+
+
+async def test_who_asked_may_go_while_it_is_written(deploying: Deploying) -> None:
+    deploying.case.join("a", holds=[held()])
+    await asyncio.sleep(0.1)
+    deploying.case.store.seconds = 1.0
+    asking = asyncio.ensure_future(deploying.deployments.deploy(spec()))
+    await asyncio.sleep(0.5)
+
+    asking.cancel()
+    await asyncio.wait([asking])
+    await asyncio.sleep(1.0)
+
+    assert [put.model.name for put in deploying.case.store.kept(PutModel)] == ["m"]
+    assert "m" in deploying.case.driver.core.state.models
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [("min_replicas", 1001, 1000), ("max_replicas", 1001, 1000), ("devices", 2**31, 2**31 - 1)],
+)
+async def test_numbers_have_limits(deploying: Deploying, field: str, value: int, most: int) -> None:
+    deploying.case.join("a", holds=[held()])
+    numbers: Any = {field: value}
+
+    refusal = await deploying.refusal(spec(**numbers))
+
+    assert refusal == f"{field} = {value} is more than {most}"
+
+
+async def test_a_model_deployed_anew_leaves_no_files_of_before(deploying: Deploying) -> None:
+    deploying.case.join("a", holds=[held(execution_files=("config.json",))])
+    await deploying.deployments.deploy(spec())
+    deploying.wall += 1.0
+
+    model = await deploying.deployments.deploy(spec(dtype="float32"))
+
+    (folder,) = deploying.files.directory(model).parent.iterdir()
+    assert folder == deploying.files.directory(model)
 
 
 async def test_what_is_not_said_has_a_default(deploying: Deploying) -> None:

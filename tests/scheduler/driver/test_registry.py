@@ -515,6 +515,18 @@ async def test_an_unreadable_hello_is_refused(leading: Leading) -> None:
     assert node.status == (grpc.StatusCode.INVALID_ARGUMENT, "a session begins with Hello")
 
 
+async def test_the_connection_to_where_a_node_was_is_given_up(leading: Leading) -> None:
+    first = leading.node(address="a:1")
+    await first.join()
+    await first.cut()
+    assert leading.channels.forgotten == []
+
+    second = leading.node(address="a:2", incarnation=Incarnation("a-2"))
+    await second.join()
+
+    assert leading.channels.forgotten == ["a:1"]
+
+
 async def test_a_connection_to_a_node_is_made_before_it_is_needed(leading: Leading) -> None:
     opened: list[str] = []
     get = leading.channels.get

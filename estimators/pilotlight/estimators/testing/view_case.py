@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,14 @@ class StaticView:
     node_devices_free: IntArray
     warm_workers: IntArray
     residency: FlagArray
-    node_channel: IntArray
+    copy_channel: IntArray
     node_link: IntArray
     channel_ids: tuple[str, ...]
     channel_bytes_per_second: FloatArray
     channel_latency_seconds: FloatArray
     load_model: IntArray
     load_node: IntArray
+    load_channel: IntArray
     load_left_bytes: IntArray
     replica_ids: tuple[str, ...]
     replica_node: IntArray
@@ -54,8 +55,14 @@ class _Node:
     ssd: frozenset[int]
     dram: frozenset[int]
     disk: str
+    other_disks: Mapping[int, str]
     link: str
     warm_workers: int
+
+    def disk_of(self, model: int) -> str:
+        if model >= 0 and model not in self.ssd:
+            return ""
+        return self.other_disks.get(model, self.disk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +94,23 @@ class ViewCase:
         ssd: Iterable[int] = (),
         dram: Iterable[int] = (),
         disk: str | None = None,
+        other_disks: Mapping[int, str] | None = None,
         link: str = "",
         warm_workers: int = 1,
     ) -> int:
-        """Add a node: one disk of its own, unless `disk` names one, or "" none."""
+        """Add a node: one disk of its own, unless `disk` names one, or "" none.
+
+        `other_disks` says which models lie on another one.
+        """
         name = f"node-{len(self._nodes)}"
         disk = f"disk-of-{name}" if disk is None else disk
-        for channel in (disk, link):
+        other_disks = dict(other_disks or {})
+        for channel in (disk, *other_disks.values(), link):
             if channel and channel not in self._channels:
                 self.channel(channel)
         dram = frozenset(dram)
         ssd = frozenset(ssd) | dram
-        self._nodes.append(_Node(name, devices, ssd, dram, disk, link, warm_workers))
+        self._nodes.append(_Node(name, devices, ssd, dram, disk, other_disks, link, warm_workers))
         return len(self._nodes) - 1
 
     def channel(
@@ -136,7 +148,10 @@ class ViewCase:
             node_devices_free=_ints(node.devices for node in nodes),
             warm_workers=np.array(warm, np.int64).reshape(len(engines), len(nodes)),
             residency=self._residency(),
-            node_channel=_ints(rows[node.disk] for node in nodes),
+            copy_channel=np.array(
+                [[rows[node.disk_of(model)] for node in nodes] for model in range(len(models))],
+                np.int64,
+            ).reshape(len(models), len(nodes)),
             node_link=_ints(rows[node.link] for node in nodes),
             channel_ids=tuple(channels),
             channel_bytes_per_second=_floats(
@@ -147,6 +162,7 @@ class ViewCase:
             ),
             load_model=_ints(load[0] for load in self._loads),
             load_node=_ints(load[1] for load in self._loads),
+            load_channel=_ints(rows[nodes[node].disk_of(model)] for model, node, _ in self._loads),
             load_left_bytes=_ints(load[2] for load in self._loads),
             replica_ids=tuple(f"replica-{row}" for row in range(len(self._replicas))),
             replica_node=_ints(node for node, _ in self._replicas),

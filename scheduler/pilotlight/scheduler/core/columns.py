@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pilotlight.estimators import Residency
-from pilotlight.scheduler.core.copies import residency_of
+from pilotlight.scheduler.core.copies import copy_on, residency_of_copy
 from pilotlight.scheduler.core.leases import devices_free
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.snapshot import ReplicaCode, Snapshot, read_only
 from pilotlight.scheduler.core.state import BackOff, ClusterState, Node, Replica
-from pilotlight.store_node.protocol import ModelId, NodeId, ReplicaState
+from pilotlight.store_node.protocol import CheckpointStatus, ModelId, NodeId, ReplicaState
 
 _CODES = {
     ReplicaState.STARTING: ReplicaCode.STARTING,
@@ -146,14 +146,13 @@ class SnapshotBuilder:
         self._nodes = {name: read_only(column) for name, column in columns.items()}
 
     def _refresh_node(self, columns: Columns, node: Node, row: int) -> None:
-        disk, link = node.channel_of("disk"), node.channel_of("host_link")
+        link = node.channel_of("host_link")
         used = node.accounts.cached_bytes if node.accounts else 0
         columns["node_is_up"][row] = node.is_up
         columns["node_devices"][row] = node.resources.devices
         columns["node_devices_free"][row] = devices_free(self._state, node.id) if node.is_up else 0
         columns["node_dram_bytes"][row] = node.resources.dram_bytes
         columns["node_dram_free_bytes"][row] = max(node.resources.dram_bytes - used, 0)
-        columns["node_channel"][row] = self._channel_rows[disk] if disk else -1
         columns["node_link"][row] = self._channel_rows[link] if link else -1
         columns["node_version"][row] = node.version
         columns["warm_workers"][:, row] = 0
@@ -165,8 +164,14 @@ class SnapshotBuilder:
             columns["node_has_engine"][self._engine_rows[engine.name], row] = True
         for name, model_row in self._model_rows.items():
             model = self._state.models[name]
-            columns["residency"][model_row, row] = residency_of(self._state, model, node)
+            copy = copy_on(self._state, model, node)
+            columns["residency"][model_row, row] = residency_of_copy(copy, node) if copy else 0
+            columns["copy_channel"][model_row, row] = self._channel_row(node, copy)
             self._note_fault(model, node, (model_row, row))
+
+    def _channel_row(self, node: Node, copy: CheckpointStatus | None) -> int:
+        channel = node.disk_of(copy) if copy else None
+        return self._channel_rows[channel] if channel else -1
 
     def _note_fault(self, model: Model, node: Node, rows: tuple[int, int]) -> None:
         copy = node.checkpoints.get(model.reference)
@@ -211,19 +216,38 @@ class SnapshotBuilder:
         models = [(model, self._model_rows[name]) for name, model in self._state.models.items()]
         by_reference: dict[str, int] = {model.reference: row for model, row in models}
         by_content = {model.content_id: row for model, row in models if model.content_id}
-        loads: list[tuple[int, int, int]] = []
+        loads: list[tuple[int, int, int, int]] = []
         for name, row in self._node_rows.items():
             node = self._state.nodes[name]
             for load in node.loads if node.is_up else ():
                 copy = node.checkpoints.get(load.reference)
                 elsewhere = by_content.get(copy.content_id, -1) if copy else -1
                 model = by_reference.get(load.reference, elsewhere)
-                loads.append((model, row, max(load.total_bytes - load.done_bytes, 0)))
+                left = max(load.total_bytes - load.done_bytes, 0)
+                channel = self._channel_rows.get(load.channel_id, self._channel_row(node, copy))
+                loads.append((model, row, channel, left))
+        loads += self._loads_to_come({(model, row) for model, row, _, _ in loads})
         return {
-            "load_model": _ints(model for model, _, _ in loads),
-            "load_node": _ints(node for _, node, _ in loads),
-            "load_left_bytes": _ints(left for _, _, left in loads),
+            "load_model": _ints(model for model, _, _, _ in loads),
+            "load_node": _ints(node for _, node, _, _ in loads),
+            "load_channel": _ints(channel for _, _, channel, _ in loads),
+            "load_left_bytes": _ints(left for _, _, _, left in loads),
         }
+
+    def _loads_to_come(self, known: set[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+        """Return the loads of starts whose nodes have not reported one yet."""
+        found: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        for replica in self._state.replicas.values():
+            if replica.state is not ReplicaState.STARTING or replica.is_leaving:
+                continue
+            row, node = self._model_rows.get(replica.model), self._node_rows.get(replica.node)
+            if row is None or node is None or (row, node) in known:
+                continue
+            if not self._nodes["residency"][row, node] & Residency.DRAM:
+                channel = int(self._nodes["copy_channel"][row, node])
+                size = self._state.models[replica.model].size_bytes
+                found[row, node] = (row, node, channel, size)
+        return list(found.values())
 
     def _back_off_columns(self) -> _Fields:
         rows: list[tuple[int, int, BackOff]] = []
@@ -249,7 +273,7 @@ class SnapshotBuilder:
 
 
 def _empty_node_columns(n_models: int, n_nodes: int, n_engines: int) -> Columns:
-    whole = ("devices", "devices_free", "dram_bytes", "dram_free_bytes", "channel", "link")
+    whole = ("devices", "devices_free", "dram_bytes", "dram_free_bytes", "link")
     columns: Columns = {f"node_{name}": np.zeros(n_nodes, np.int64) for name in whole}
     return columns | {
         "node_version": np.zeros(n_nodes, np.int64),
@@ -257,6 +281,7 @@ def _empty_node_columns(n_models: int, n_nodes: int, n_engines: int) -> Columns:
         "warm_workers": np.zeros((n_engines, n_nodes), np.int64),
         "node_has_engine": np.zeros((n_engines, n_nodes), np.bool_),
         "residency": np.full((n_models, n_nodes), Residency(0), np.uint8),
+        "copy_channel": np.full((n_models, n_nodes), -1, np.int64),
     }
 
 

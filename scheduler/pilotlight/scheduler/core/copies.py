@@ -35,8 +35,11 @@ def copy_on(state: ClusterState, model: Model, node: Node) -> CheckpointStatus |
 def residency_of(state: ClusterState, model: Model, node: Node) -> Residency:
     """Return where a node holds a model's checkpoint, whole and usable."""
     copy = copy_on(state, model, node)
-    if copy is None:
-        return Residency(0)
+    return residency_of_copy(copy, node) if copy else Residency(0)
+
+
+def residency_of_copy(copy: CheckpointStatus, node: Node) -> Residency:
+    """Return where a node holds a usable copy."""
     flags = Residency.SSD
     if copy.dram_bytes + copy.bound_bytes >= copy.size_bytes:
         flags |= Residency.DRAM

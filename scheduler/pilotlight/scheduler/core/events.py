@@ -11,6 +11,7 @@ from pilotlight.store_node.protocol import (
     ModelId,
     NodeId,
     NodeReport,
+    NodeResources,
     NodeUpdate,
     ReplicaId,
 )
@@ -30,12 +31,23 @@ class KnownReplica(msgspec.Struct, frozen=True, kw_only=True):
     decision: DecisionId
 
 
+class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that the SQL state knows."""
+
+    node: NodeId
+    incarnation: Incarnation
+    address: str
+    resources: NodeResources
+    package_version: str = ""
+
+
 class Restored(Event, frozen=True, kw_only=True):
-    """The controller has begun to lead; comes first, once. Never seen nodes are unknown."""
+    """The controller has begun to lead; comes first, once."""
 
     epoch: int
     models: tuple[Model, ...]
     replicas: tuple[KnownReplica, ...]
+    nodes: tuple[KnownNode, ...] = ()
 
 
 class EpochRaised(Event, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilotlight.estimators import Measurement
+from pilotlight.scheduler.core.copies import copy_on
 from pilotlight.scheduler.core.state import Replica
 from pilotlight.scheduler.core.turn import Turn
 from pilotlight.store_node.protocol import ChannelId, StartOutcome
@@ -14,12 +15,13 @@ def of_start(turn: Turn, replica: Replica) -> None:
     model, node = turn.state.models.get(replica.model), turn.state.nodes[replica.node]
     if outcome is None or model is None:
         return
+    copy = copy_on(turn.state, model, node)
     turn.estimator.observe(
         Measurement(
             model=replica.model,
             node=replica.node,
             engine=model.engine,
-            channel=node.channel_of("disk") or ChannelId(""),
+            channel=(node.disk_of(copy) if copy else None) or ChannelId(""),
             size_bytes=model.size_bytes,
             bytes_read=outcome.bytes_read,
             transfer_seconds=_transfer_busy(outcome),

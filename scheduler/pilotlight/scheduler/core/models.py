@@ -7,7 +7,7 @@ from pilotlight.scheduler.core.copies import learn_digest
 from pilotlight.scheduler.core.decree import stop_replica
 from pilotlight.scheduler.core.events import EpochRaised, ModelDeleted, ModelDeployed, Restored
 from pilotlight.scheduler.core.model import Model
-from pilotlight.scheduler.core.state import Replica
+from pilotlight.scheduler.core.state import Node, Replica
 from pilotlight.scheduler.core.turn import Turn
 from pilotlight.store_node.protocol import ModelId, ReplicaState
 
@@ -19,6 +19,19 @@ def restored(turn: Turn, event: Restored) -> None:
     for model in event.models:
         state.models[model.name] = model
         turn.touch_model(model.name)
+    for node in event.nodes:
+        state.nodes[node.node] = Node(
+            id=node.node,
+            incarnation=node.incarnation,
+            address=node.address,
+            is_up=False,
+            resources=node.resources,
+            engines=(),
+            package_version=node.package_version,
+            version=state.version,
+            heard_at=turn.now,
+        )
+        turn.columns.touch_shape()
     for known in event.replicas:
         state.replicas[known.replica] = Replica(
             id=known.replica,

@@ -131,8 +131,11 @@ def _node_of(turn: Turn, report: NodeReport) -> Node:
 def _settle(turn: Turn, node: Node, report: NodeReport) -> None:
     reported = {status.replica_id: status for status in report.replicas}
     here = [r for r in turn.state.replicas.values() if r.node == node.id]
-    # One that ends here may let another start be sent, which the report can't know of.
-    was_sent = {r.id for r in here if r.sent_at is not None}
+    # A start that is not answered yet, or is sent because another ends here, the report may not
+    # know of.
+    was_sent = {
+        r.id for r in here if r.sent_at is not None and not steps.is_start_unanswered(turn, r)
+    }
     for replica in here:
         status = reported.pop(replica.id, None)
         if status is not None:

@@ -65,7 +65,6 @@ class Snapshot:
     node_devices_free: Ints
     node_dram_bytes: Ints
     node_dram_free_bytes: Ints
-    node_channel: Ints
     node_link: Ints
     node_version: Ints
 
@@ -81,6 +80,8 @@ class Snapshot:
 
     residency: Flags
     """[M, N] of `pilotlight.estimators.Residency`."""
+    copy_channel: Ints
+    """[M, N] row of the channel that the copy is read over; -1 = none."""
 
     replica_ids: tuple[ReplicaId, ...]
     replica_model: Ints
@@ -99,7 +100,9 @@ class Snapshot:
     replica_version: Ints
 
     load_model: Ints
+    """Of loads in flight, and of those that starts under way will begin."""
     load_node: Ints
+    load_channel: Ints
     load_left_bytes: Ints
 
     back_off_model: Ints

@@ -57,8 +57,13 @@ class Node:
     loads: tuple[LoadStatus, ...] = ()
     accounts: PoolAccounts | None = None
 
+    def disk_of(self, copy: CheckpointStatus) -> ChannelId | None:
+        """Return the channel that a copy is read over; its only disk's where none is named."""
+        named = ChannelId(copy.ssd_channel)
+        return named if named in self.channels else self.channel_of("disk")
+
     def channel_of(self, kind: str) -> ChannelId | None:
-        """Return the node's channel of a kind; None where it has none."""
+        """Return the node's first channel of a kind; None where it has none."""
         return next((name for name, each in self.channels.items() if each.kind == kind), None)
 
 
@@ -76,7 +81,7 @@ class Replica:
     """When it entered its state; monotonic seconds."""
     version: int = 0
     step: StepId | None = None
-    """The start step, until the node has answered."""
+    """The start step; None where this leader did not start it."""
     created_at: float = 0.0
     sent_at: float | None = None
     """None until its node is told; nothing that a node says can be about it before."""

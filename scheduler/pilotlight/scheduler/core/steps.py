@@ -100,11 +100,22 @@ def replica_moved(turn: Turn, replica: Replica) -> None:
         _advance(turn, decision)
 
 
+def is_start_unanswered(turn: Turn, replica: Replica) -> bool:
+    """Return whether a start was sent and its node has said neither yes nor no."""
+    found = _start_of(turn, replica)
+    return found is not None and found[1].state is StepState.SENT
+
+
 def _already_gone(turn: Turn, step: PlannedStep, reason: str) -> None:
     """What a node was to stop it does not know: that is as good as stopped."""
     replica = turn.state.replicas.get(step.replica) if step.replica else None
     is_sent = step.state in (StepState.SENT, StepState.ACKED)
-    if replica is not None and is_sent and isinstance(step.step, Stop | CancelStart):
+    if replica is None or not is_sent:
+        return
+    if isinstance(step.step, CancelStart):
+        replicas.drop(turn, replica, reason)
+        replica_moved(turn, replica)
+    elif isinstance(step.step, Stop):
         replicas.fail(turn, replica, reason, code=ErrorCode.UNKNOWN_REPLICA)
         replica_moved(turn, replica)
 
@@ -120,6 +131,7 @@ def _failed(
         return
     _move(step, StepState.FAILED)
     step.note = reason
+    turn.publish("command_failed", f"{step_id}: {reason}", decision=decision_id)
     replica = turn.state.replicas.get(step.replica) if step.replica else None
     if isinstance(step.step, Start) and replica is not None:
         replicas.fail(turn, replica, reason, code=code)
@@ -153,8 +165,7 @@ def _have_nothing_to_end(step: PlannedStep) -> None:
 def _keep(turn: Turn, replica: Replica) -> None:
     """A stop did not happen: the replica goes on, its start is sent if it was held back."""
     replicas.keep(turn, replica)
-    found = _find(turn, replica.decision, replica.step) if replica.step else None
-    if found is not None:
+    if found := _start_of(turn, replica):
         _advance(turn, found[0])
 
 
@@ -200,7 +211,7 @@ def _is_overtaken(turn: Turn, step: PlannedStep) -> bool:
 
 def _withdraw(turn: Turn, replica: Replica) -> None:
     """End a start that its node has not heard of."""
-    found = _find(turn, replica.decision, replica.step) if replica.step else None
+    found = _start_of(turn, replica)
     if found is None:
         replicas.drop(turn, replica, "withdrawn")
         return
@@ -279,6 +290,10 @@ def _find(
     decision = turn.state.decisions.get(decision_id)
     step = decision.steps.get(step_id) if decision else None
     return (decision, step) if decision and step else None
+
+
+def _start_of(turn: Turn, replica: Replica) -> tuple[Decision, PlannedStep] | None:
+    return _find(turn, replica.decision, replica.step) if replica.step else None
 
 
 def _move(step: PlannedStep, state: StepState) -> None:

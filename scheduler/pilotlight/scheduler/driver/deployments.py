@@ -12,6 +12,7 @@ import grpc
 from pilotlight.process.quantities import parse_seconds
 from pilotlight.scheduler.core.copies import copy_on
 from pilotlight.scheduler.core.events import (
+    AnyEvent,
     EvictAsked,
     FetchAsked,
     ModelDeleted,
@@ -30,7 +31,7 @@ from pilotlight.scheduler.errors import (
     UnknownModel,
 )
 from pilotlight.scheduler.protocol import control_plane_pb2
-from pilotlight.scheduler.store import PutModel, RemoveModel, StateStore
+from pilotlight.scheduler.store import Change, PutModel, RemoveModel, StateStore
 from pilotlight.store_node.protocol import (
     CheckpointStatus,
     ModelId,
@@ -43,8 +44,13 @@ from pilotlight.store_node.protocol import (
 )
 from pilotlight.store_node.protocol.channels import Channels
 
-RESCAN_SECONDS = 10.0
+RESCAN_SECONDS = 3.0
+"""Well within the time that a user gives a deployment."""
+MOST_REPLICAS = 1000
+"""Of one model. Each plan counts them one by one."""
 
+_MOST = (1 << 31) - 1
+"""What every database's integer holds."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _Spec = control_plane_pb2.ModelSpec
 
@@ -84,8 +90,8 @@ class Deployments:
         async with self._changing:
             model = self._model(spec, await self._find(spec.path))
             self._check_fit(model)
-            await self._store.apply([PutModel(model)])
-            self._driver.post(ModelDeployed(model=model))
+            await self._change(PutModel(model), ModelDeployed(model=model))
+            self._files.keep_only(self._driver.core.state.models.values())
         try:
             await self._files.fetch(model)
         except ModelUnavailable:
@@ -103,8 +109,7 @@ class Deployments:
             models = self._driver.core.state.models
             if name not in models:
                 raise UnknownModel(name, known=list(models))
-            await self._store.apply([RemoveModel(name)])
-            self._driver.post(ModelDeleted(model=ModelId(name)))
+            await self._change(RemoveModel(name), ModelDeleted(model=ModelId(name)))
             self._files.keep_only(self._driver.core.state.models.values())
 
     async def fetch(self, name: str, node: str) -> list[NodeId]:
@@ -123,6 +128,15 @@ class Deployments:
         model, nodes = self._holders(name, node)
         self._driver.post(EvictAsked(model=model, nodes=tuple(nodes)))
         return nodes
+
+    async def _change(self, change: Change, event: AnyEvent) -> None:
+        """Write a change and tell the core, also where who asked for it has gone meanwhile."""
+
+        async def write_and_tell() -> None:
+            await self._store.apply([change])
+            self._driver.post(event)
+
+        await asyncio.shield(asyncio.ensure_future(write_and_tell()))
 
     def _holders(self, name: str, node: str) -> tuple[ModelId, list[NodeId]]:
         state = self._driver.core.state
@@ -258,6 +272,12 @@ def _check(spec: _Spec) -> None:
         )
     if not spec.path:
         raise InvalidModel("path is missing: where the checkpoint lies")
+    for field in ("min_replicas", "max_replicas"):
+        if getattr(spec, field) > MOST_REPLICAS:
+            raise InvalidModel(f"{field} = {getattr(spec, field)} is more than {MOST_REPLICAS}")
+    for field in ("devices", "concurrency", "queue_limit", "context_tokens"):
+        if getattr(spec, field) > _MOST:
+            raise InvalidModel(f"{field} = {getattr(spec, field)} is more than {_MOST}")
     if spec.max_replicas and spec.max_replicas < spec.min_replicas:
         raise InvalidModel(
             f"max_replicas = {spec.max_replicas} is less than min_replicas = {spec.min_replicas}"

@@ -184,14 +184,14 @@ class Driver:
     def _publish(self, action: Publish) -> None:
         self.watchers.publish(action, at=self._clocks.wall())
         self._metrics.count(action)
-        log.info(
-            action.text,
-            kind=action.kind,
-            node=action.node,
-            model=action.model,
-            replica=action.replica,
-            decision_id=action.decision,
-        )
+        about = {
+            "node": action.node,
+            "model": action.model,
+            "replica": action.replica,
+            "decision_id": action.decision,
+        }
+        said = {name: value for name, value in about.items() if value is not None}
+        log.info(action.text, kind=action.kind, **said)
 
     def _record(self, change: AnyChange) -> Change:
         wall = self._clocks.wall()

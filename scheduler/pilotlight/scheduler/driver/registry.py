@@ -81,6 +81,8 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
         self._heartbeat_seconds = heartbeat_seconds
         self._sessions: dict[NodeId, _Session] = {}
         self._raising = asyncio.Lock()
+        self._addresses: dict[NodeId, str] = {}
+        """Where nodes were last."""
 
     async def Session(  # type: ignore[override]  # grpc.aio lets a handler write to its context
         self,
@@ -96,7 +98,7 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
             session = self._begin(hello, context)
             await self._welcome(session)
             async for message in _paced(request_iterator, self._silence_seconds()):
-                self._take(session, message)
+                await self._take(session, message)
             ended = "it left"
         except SessionRefused as exc:
             await context.abort(exc.code, str(exc))
@@ -174,7 +176,7 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
         )
         await session.context.write(message)
 
-    def _take(self, session: _Session, message: store_node_pb2.NodeMessage) -> None:
+    async def _take(self, session: _Session, message: store_node_pb2.NodeMessage) -> None:
         node, incarnation = session.hello.node_id, session.hello.incarnation
         if self._sessions.get(node) is not session:
             return  # It was said before the node connected anew.
@@ -185,11 +187,19 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
             if (report.node_id, report.incarnation) != (node, incarnation):
                 raise ValueError("its report is another node's")
             session.has_joined = True
-            self._channels.get(report.address)
+            await self._connect(report.node_id, report.address)
             self._post(NodeJoined(report=report))
         elif message.HasField("update") and session.has_joined:
             update = wire.from_message(message.update, NodeUpdate)
             self._post(NodeUpdated(node=node, incarnation=incarnation, update=update))
+
+    async def _connect(self, node: NodeId, address: str) -> None:
+        """Connect to a node before that is needed, and no more to where it was before."""
+        before = self._addresses.get(node, address)
+        self._addresses[node] = address
+        self._channels.get(address)
+        if before not in self._addresses.values():
+            await self._channels.forget(before)
 
     def _end(self, session: _Session, reason: str, *, may_return: bool) -> None:
         hello = session.hello

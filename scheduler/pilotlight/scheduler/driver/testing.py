@@ -73,10 +73,15 @@ class ScriptedChannels(Channels):
         """Answers calls with one answer; raises what the call is to fail with."""
         self.stream: Stream = say_nothing
         """Answers calls with many."""
+        self.forgotten: list[str] = []
 
     def get(self, address: str) -> grpc.aio.Channel:
         """Return what a stub needs of a connection."""
         return cast(grpc.aio.Channel, _Channel(self, address))  # as far as stubs use one
+
+    async def forget(self, address: str) -> None:
+        """Note it."""
+        self.forgotten.append(address)
 
     def calls_of(self, method: str) -> list[Call]:
         """Return the calls of one kind."""

@@ -69,11 +69,11 @@ class ModelSpec(_message.Message):
     """Empty = "auto" = as stored."""
     min_replicas: _builtins.int
     max_replicas: _builtins.int
-    """0 = 1."""
+    """0 = min_replicas, at least 1."""
     concurrency: _builtins.int
     """Requests that one replica takes at once, at most; 0 = what the engine allows."""
     keep_alive: _builtins.str
-    """A number of seconds, or "load": as long as its load takes. Empty = the controller's default."""
+    """A duration such as "90s" or "1h30m", or "load": as long as its load takes. Empty = the controller's default."""
     priority: _builtins.int
     """Higher goes first."""
     queue_limit: _builtins.int
@@ -158,7 +158,7 @@ class Model(_message.Message):
     deployed_at: _builtins.float
     """Seconds since 1970."""
     refusal: _builtins.str
-    """Why its requests are refused at the moment; empty = they are not."""
+    """Why its last starts failed, by node; empty where a replica is READY, or none has failed."""
     @_builtins.property
     def spec(self) -> Global___ModelSpec: ...
     @_builtins.property
@@ -641,7 +641,7 @@ class Start(_message.Message):
     model: _builtins.str
     node_id: _builtins.str
     tier: _builtins.str
-    """"ssd", "dram"."""
+    """"ssd", "dram" or "device"."""
     size_bytes: _builtins.int
     bytes_read: _builtins.int
     ready_seconds: _builtins.float

@@ -31,6 +31,7 @@ from pilotlight.scheduler.core.events import (
     Acked,
     AnyEvent,
     DemandChanged,
+    KnownNode,
     KnownReplica,
     Lost,
     ModelDeleted,
@@ -84,6 +85,7 @@ class Stage:
         *,
         models: Iterable[Model] = (),
         replicas: Iterable[KnownReplica] = (),
+        nodes: Iterable[KnownNode] = (),
         settings: CoreSettings | None = None,
         estimator: Estimator | None = None,
         is_settled: bool = True,
@@ -105,7 +107,9 @@ class Stage:
         """All that routers were told."""
         self.published: list[Publish] = []
         self._incarnations: dict[str, Incarnation] = {}
-        self.handle(Restored(epoch=1, models=tuple(models), replicas=tuple(replicas)))
+        self.handle(
+            Restored(epoch=1, models=tuple(models), replicas=tuple(replicas), nodes=tuple(nodes))
+        )
         if is_settled:
             self.pass_time(CoreSettings().restore_grace_seconds)
 

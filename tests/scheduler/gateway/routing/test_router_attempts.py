@@ -672,3 +672,23 @@ async def test_the_first_token_is_not_told_again_where_a_replica_stays_after_all
 
     assert len(case.link.first_tokens) == 1
     await first.leave()
+
+
+async def test_a_request_that_goes_on_elsewhere_has_its_first_token_behind_it(
+    case: RoutingCase,
+) -> None:
+    case.add("r1")
+    client = case.ask("q1")
+    await case.settle()
+    case.nodes.last.send(10)
+    await case.settle()
+    case.remove("r1", is_lost=True)
+    await asyncio.sleep(5.0)
+
+    case.add("r2")
+    await case.settle()
+    case.nodes.last.finish(11)
+    await client.task
+
+    assert client.ids == [10, 11]
+    assert case.link.first_tokens == []

@@ -211,7 +211,8 @@ class Router:
                 if isinstance(item, AttemptEnded):
                     self._judge(request, route, item)
                     return
-                self._note_first_token(request, route)
+                # One that has tokens from elsewhere had its first there.
+                self._note_first_token(request, route, was_under_way=bool(message.emitted_ids))
                 yield item
 
     async def _next(self, request: PendingRequest, stream: NodeStream) -> StreamItem:
@@ -275,11 +276,13 @@ class Router:
         wake = asyncio.get_running_loop().call_later
         wake(seconds * 1.01, self._dispatch, route.update.model)
 
-    def _note_first_token(self, request: PendingRequest, route: Route) -> None:
+    def _note_first_token(
+        self, request: PendingRequest, route: Route, *, was_under_way: bool
+    ) -> None:
         if route.has_served:
             return
         route.has_served = True
-        if request.has_waited:
+        if request.has_waited and not was_under_way:
             self._link.report_first_token(
                 route.update.replica, seconds=self._clock() - request.arrived_at
             )
