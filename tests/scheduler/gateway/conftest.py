@@ -25,7 +25,7 @@ from pilotlight.scheduler.gateway.http.app import HttpApp
 from pilotlight.scheduler.gateway.http.limits import HttpLimits
 from pilotlight.scheduler.gateway.http.server import HttpServer
 from pilotlight.scheduler.gateway.metrics import GatewayMetrics
-from pilotlight.scheduler.gateway.testing import ScriptedBackend
+from pilotlight.scheduler.gateway.testing import ScriptedBackend, inline_renderer
 from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
 from pilotlight.scheduler.gateway.text.text_models import TextModels
 from pilotlight.scheduler.gateway.text.tokenizer import TextTokenizer, load_tokenizer
@@ -109,11 +109,10 @@ def registry() -> CollectorRegistry:
 async def generator(
     backend: ScriptedBackend, registry: CollectorRegistry
 ) -> AsyncIterator[TextGenerator]:
-    models = TextModels()
-    yield TextGenerator(
-        backend, models=models, metrics=GatewayMetrics(registry), rng=random.Random(1)
-    )
-    models.close()
+    async with TextModels(renderer=inline_renderer()) as models:
+        yield TextGenerator(
+            backend, models=models, metrics=GatewayMetrics(registry), rng=random.Random(1)
+        )
 
 
 @pytest.fixture

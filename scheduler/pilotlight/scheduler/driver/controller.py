@@ -32,7 +32,7 @@ from pilotlight.scheduler.driver.planner import Planner
 from pilotlight.scheduler.driver.recorder import Recorder
 from pilotlight.scheduler.driver.registry import NodeRegistry
 from pilotlight.scheduler.driver.restoring import restored_event
-from pilotlight.scheduler.driver.settings import ControllerSettings
+from pilotlight.scheduler.driver.settings import ControllerSettings, state_url
 from pilotlight.scheduler.gateway.http.app import HttpApp
 from pilotlight.scheduler.gateway.http.limits import HttpLimits
 from pilotlight.scheduler.gateway.http.server import HttpServer
@@ -43,7 +43,7 @@ from pilotlight.scheduler.gateway.routing.router_metrics import RouterCollector
 from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
 from pilotlight.scheduler.gateway.text.text_models import TextModels
 from pilotlight.scheduler.policies import Policy, RandomNode, ServerlessLLM
-from pilotlight.scheduler.store import StateStore, prepare, sqlite_url, this_process
+from pilotlight.scheduler.store import StateStore, prepare, this_process
 from pilotlight.store_node.protocol.channels import Channels
 
 HTTP_STOP_SECONDS = 3.0
@@ -116,7 +116,7 @@ class Controller:
         # Before waiting for the lease: what can't work should be said at once.
         require_free(self._grpc_address)
         require_free(self._http_address)
-        url = self._settings.database or sqlite_url(self._home / "state.db")
+        url = state_url(self._settings, self._home)
         await asyncio.to_thread(prepare, url)
         store = StateStore(url)
         await store.open()

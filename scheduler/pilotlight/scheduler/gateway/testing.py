@@ -1,4 +1,4 @@
-"""A backend that does what a test tells it to."""
+"""A backend that does what a test tells it to, and templates without a process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pilotlight.scheduler.errors import UnknownModel
 from pilotlight.scheduler.gateway.backend import Inference, ServedModel
+from pilotlight.scheduler.gateway.text.template_process import answer
+from pilotlight.scheduler.gateway.text.template_renderer import TemplateRenderer
 from pilotlight.store_node.protocol import FinishReason, ModelId, TokenBatch, TokenLogprobs
 
 
@@ -91,6 +93,26 @@ class ScriptedBackend:
             self.running -= 1
             if not has_ended:
                 self.cancelled.set()
+
+
+class InlineTemplates:
+    """A `RenderingProcess` that is none, for templates that a test wrote itself."""
+
+    async def ask(self, line: bytes) -> bytes:
+        """Answer as the process does."""
+        return answer(line)
+
+    async def end(self) -> None:
+        """Do nothing."""
+
+
+def inline_renderer() -> TemplateRenderer:
+    """Return a renderer that starts no process."""
+
+    async def start() -> InlineTemplates:
+        return InlineTemplates()
+
+    return TemplateRenderer(start=start)
 
 
 async def _follow(inference: Inference, script: Script) -> AsyncGenerator[TokenBatch, None]:

@@ -8,8 +8,7 @@ import pytest
 
 from pilotlight.scheduler.errors import InvalidRequest
 from pilotlight.scheduler.gateway.http.openai_requests import Call, read_chat, read_completion
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
-from pilotlight.scheduler.gateway.text.text_request import Conversation
+from pilotlight.scheduler.gateway.text.text_request import ChatMessage, Conversation
 
 HELLO = {"role": "user", "content": "Hello"}
 

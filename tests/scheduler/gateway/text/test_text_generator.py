@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from pilotlight.scheduler.errors import (
 )
 from pilotlight.scheduler.gateway.backend import ServedModel
 from pilotlight.scheduler.gateway.metrics import UNKNOWN_MODEL, GatewayMetrics
-from pilotlight.scheduler.gateway.testing import Script, ScriptedBackend
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
+from pilotlight.scheduler.gateway.testing import Script, ScriptedBackend, inline_renderer
 from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
 from pilotlight.scheduler.gateway.text.text_models import TextModels
-from pilotlight.scheduler.gateway.text.text_request import Conversation, TextRequest
+from pilotlight.scheduler.gateway.text.text_request import ChatMessage, Conversation, TextRequest
+from pilotlight.scheduler.gateway.text.tokenizer import TextTokenizer
 from pilotlight.scheduler.gateway.text.transcript import TextPiece, Usage
 from pilotlight.store_node.protocol import FinishReason, Sampling
 
@@ -100,6 +101,23 @@ async def test_a_large_prompt_is_encoded_like_a_small_one(
     assert list(last_prompt(generator)) == tokenizers["byte-level"].encode(text).ids
 
 
+async def test_a_short_conversation_whose_text_is_long_is_encoded_like_a_large_prompt(
+    generator: TextGenerator,
+    backend: ScriptedBackend,
+    model_directories: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(model_directories["byte-level"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text("{{ 'The lazy dog. ' * 300 }}")
+    backend.deploy("wordy", tmp_path, Script(token_ids=[2]), context_tokens=100_000)
+    monkeypatch.delattr(TextTokenizer, "encode")  # which is for the event loop's thread
+
+    await collect(generator, replace(CHAT, model="wordy"))
+
+    assert len(last_prompt(generator)) > 900  # three for each repetition at least
+
+
 async def test_parameters_become_the_sampling(
     generator: TextGenerator, backend: ScriptedBackend
 ) -> None:
@@ -154,13 +172,12 @@ async def test_the_same_randomness_gives_the_same_seeds(
 ) -> None:
     seeds: list[int] = []
     for registry_ in (CollectorRegistry(), registry):
-        models = TextModels()
-        generator = TextGenerator(
-            backend, models=models, metrics=GatewayMetrics(registry_), rng=random.Random(3)
-        )
-        await collect(generator, REQUEST)
+        async with TextModels(renderer=inline_renderer()) as models:
+            generator = TextGenerator(
+                backend, models=models, metrics=GatewayMetrics(registry_), rng=random.Random(3)
+            )
+            await collect(generator, REQUEST)
         seeds.append(backend.inferences[-1].sampling.seed)
-        models.close()
 
     assert seeds[0] == seeds[1]
 

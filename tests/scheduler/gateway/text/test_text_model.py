@@ -2,15 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from pilotlight.scheduler.errors import ModelUnavailable
 from pilotlight.scheduler.gateway.backend import ServedModel
-from pilotlight.scheduler.gateway.text.text_model import load_text_model
+from pilotlight.scheduler.gateway.testing import inline_renderer
+from pilotlight.scheduler.gateway.text.text_model import load_text_model, read_chat_template
 from pilotlight.scheduler.gateway.text.text_models import TextModels
 from pilotlight.store_node.protocol import ModelId
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[TextModels]:
+    async with TextModels(capacity=2, renderer=inline_renderer()) as models:
+        yield models
 
 
 def write(directory: Path, name: str, content: object) -> None:
@@ -64,20 +73,19 @@ def test_an_empty_folder_takes_token_ids_only(tmp_path: Path) -> None:
     assert (model.end_ids, model.vocabulary_size) == ((), None)
 
 
-async def test_callers_at_once_share_one_load(model_directories: dict[str, Path]) -> None:
-    models = TextModels()
+async def test_callers_at_once_share_one_load(
+    models: TextModels, model_directories: dict[str, Path]
+) -> None:
     model = served("m", model_directories["wordpiece"])
 
     first, second = await asyncio.gather(models.get(model), models.get(model))
 
     assert first is second
-    models.close()
 
 
 async def test_a_caller_that_leaves_does_not_take_the_load_away(
-    model_directories: dict[str, Path],
+    models: TextModels, model_directories: dict[str, Path]
 ) -> None:
-    models = TextModels()
     model = served("m", model_directories["wordpiece"])
     async with asyncio.TaskGroup() as tasks:
         leaving = tasks.create_task(models.get(model))
@@ -87,11 +95,9 @@ async def test_a_caller_that_leaves_does_not_take_the_load_away(
         leaving.cancel()
 
     assert (await staying).tokenizer is not None
-    models.close()
 
 
-async def test_a_new_version_is_loaded_anew(tmp_path: Path) -> None:
-    models = TextModels()
+async def test_a_new_version_is_loaded_anew(models: TextModels, tmp_path: Path) -> None:
     write(tmp_path, "config.json", {"eos_token_id": 1})
     old = await models.get(served("m", tmp_path, version="1"))
     write(tmp_path, "config.json", {"eos_token_id": 2})
@@ -101,11 +107,11 @@ async def test_a_new_version_is_loaded_anew(tmp_path: Path) -> None:
 
     assert same is old
     assert new.end_ids == (2,)
-    models.close()
 
 
-async def test_the_model_not_used_for_longest_is_dropped(tmp_path: Path) -> None:
-    models = TextModels(capacity=2)
+async def test_the_model_not_used_for_longest_is_dropped(
+    models: TextModels, tmp_path: Path
+) -> None:
     first = await models.get(served("first", tmp_path))
     second = await models.get(served("second", tmp_path))
     assert await models.get(served("first", tmp_path)) is first
@@ -114,13 +120,11 @@ async def test_the_model_not_used_for_longest_is_dropped(tmp_path: Path) -> None
 
     assert await models.get(served("first", tmp_path)) is first
     assert await models.get(served("second", tmp_path)) is not second
-    models.close()
 
 
 async def test_a_broken_file_makes_the_model_unavailable_until_it_is_mended(
-    tmp_path: Path,
+    models: TextModels, tmp_path: Path
 ) -> None:
-    models = TextModels()
     (tmp_path / "config.json").write_text("{")
 
     with pytest.raises(ModelUnavailable, match=r"'m' can't be served: config\.json can't be used"):
@@ -128,4 +132,36 @@ async def test_a_broken_file_makes_the_model_unavailable_until_it_is_mended(
     write(tmp_path, "config.json", {"eos_token_id": 5})
 
     assert (await models.get(served("m", tmp_path))).end_ids == (5,)
-    models.close()
+
+
+async def test_a_template_that_is_none_makes_the_model_unavailable(
+    models: TextModels, model_directories: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(model_directories["wordpiece"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+
+    with pytest.raises(ModelUnavailable, match=r"'m' can't be served: the chat template can't be"):
+        await models.get(served("m", tmp_path))
+
+
+def test_a_template_file_goes_before_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    assert read_chat_template(tmp_path) == "old"
+
+    (tmp_path / "chat_template.jinja").write_text("new")
+
+    assert read_chat_template(tmp_path) == "new"
+
+
+def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
+    listed = [
+        {"name": "tool_use", "template": "tools"},
+        {"name": "default", "template": "plain"},
+    ]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": listed}))
+
+    assert read_chat_template(tmp_path) == "plain"
+
+
+def test_a_base_model_has_no_template(tmp_path: Path) -> None:
+    assert read_chat_template(tmp_path) is None

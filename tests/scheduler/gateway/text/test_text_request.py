@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from pilotlight.scheduler.errors import InvalidRequest
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
-from pilotlight.scheduler.gateway.text.text_request import Conversation, TextRequest, is_usable_id
+from pilotlight.scheduler.gateway.text.text_request import (
+    ChatMessage,
+    Conversation,
+    TextRequest,
+    is_usable_id,
+)
 
 REQUEST = TextRequest(model="m", prompt="hello")
 

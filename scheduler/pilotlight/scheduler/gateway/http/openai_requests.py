@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from pilotlight.scheduler.errors import InvalidRequest
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
 from pilotlight.scheduler.gateway.text.text_request import (
     MAX_LOGPROBS,
+    ChatMessage,
     Conversation,
     Prompt,
     TextRequest,

@@ -1,13 +1,11 @@
-"""Chat templates, rendered as transformers renders them."""
+"""Chat templates, rendered as transformers renders them; only for `template_process`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import jinja2
@@ -17,92 +15,28 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pilotlight.scheduler.errors import InvalidRequest, UnreadableExecutionFile
-from pilotlight.scheduler.gateway.text.execution_files import TokenizerConfig, read_json, read_text
-from pilotlight.scheduler.gateway.text.tokenizer import CONFIG_FILE
-
-TEMPLATE_FILE = "chat_template.jinja"
-
-# What rendering raises, apart from jinja's own errors, when a template does
-# something with a message that can't be done with it.
-_RENDERING_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatMessage:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-    name: str | None = None
-
 
 class ChatTemplate:
-    """Makes one text of a conversation; thread-safe.
+    """Makes one text of a conversation.
 
-    Templates come with checkpoints, so they run in jinja's sandbox.
+    Templates come with checkpoints, so they run in jinja's sandbox. That keeps
+    them from everything but time and memory, and from no exception.
     """
 
-    def __init__(
-        self,
-        source: str,
-        *,
-        special_tokens: Mapping[str, str],
-        now: Callable[[], datetime] = datetime.now,
-    ) -> None:
-        self._special_tokens = dict(special_tokens)
-        try:
-            self._template = _environment(now).from_string(source)
-        except (jinja2.TemplateError, RecursionError) as exc:
-            raise UnreadableExecutionFile("the chat template", str(exc)) from exc
+    def __init__(self, source: str, *, now: Callable[[], datetime] = datetime.now) -> None:
+        self._template = _environment(now).from_string(source)
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Return the prompt that asks for the assistant's next message.
-
-        Raises:
-            InvalidRequest: the template refuses these messages.
-        """
-        try:
-            return self._template.render(
-                messages=[_as_template_data(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
-        except _RENDERING_ERRORS as exc:
-            reason = str(exc) or type(exc).__name__
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {reason}", param="messages"
-            ) from exc
-
-
-def read_chat_template(directory: Path) -> str | None:
-    """Return the default chat template of a folder of execution files, where it has one.
-
-    Raises:
-        UnreadableExecutionFile: a file is broken.
-    """
-    source = read_text(directory / TEMPLATE_FILE)
-    if source is not None:
-        return source
-    listed = read_json(directory / CONFIG_FILE, TokenizerConfig).chat_template
-    if isinstance(listed, list):
-        listed = {entry.name: entry.template for entry in listed}
-    return listed.get("default") if isinstance(listed, dict) else listed
-
-
-def _as_template_data(message: ChatMessage) -> dict[str, str]:
-    data = {"role": message.role, "content": message.content}
-    return data if message.name is None else data | {"name": message.name}
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, special_tokens: Mapping[str, str]
+    ) -> str:
+        """Return the prompt that asks for the assistant's next message."""
+        return self._template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **special_tokens,
+        )
 
 
 class _GenerationTag(Extension):

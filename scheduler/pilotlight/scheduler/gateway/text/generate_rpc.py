@@ -6,9 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from pilotlight.scheduler.errors import InvalidRequest
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
 from pilotlight.scheduler.gateway.text.text_generator import TextGenerator
-from pilotlight.scheduler.gateway.text.text_request import Conversation, Prompt, TextRequest
+from pilotlight.scheduler.gateway.text.text_request import (
+    ChatMessage,
+    Conversation,
+    Prompt,
+    TextRequest,
+)
 from pilotlight.scheduler.protocol.control_plane_pb2 import (
     GenerateRequest,
     GenerateResponse,

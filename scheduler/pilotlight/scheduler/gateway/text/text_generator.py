@@ -120,10 +120,25 @@ class TextGenerator:
     ) -> Sequence[int]:
         if isinstance(prompt, tuple):
             return prompt
-        encode = partial(_encode_text, prompt, model, text_model)
-        if _n_characters(prompt) <= _INLINE_CHARACTERS:
-            return encode(is_released=False)
-        return await self._models.run(partial(encode, is_released=True))
+        tokenizer = text_model.tokenizer
+        if tokenizer is None:
+            raise _no_tokenizer(model, param="prompt")
+        is_text = isinstance(prompt, str)
+        text = prompt if isinstance(prompt, str) else await self._render(prompt, model, text_model)
+        # A chat template writes its special tokens itself.
+        if len(text) <= _INLINE_CHARACTERS:
+            return tokenizer.encode(text, add_special_tokens=is_text)
+        encode = partial(tokenizer.encode_released, text, add_special_tokens=is_text)
+        return await self._models.run(encode)
+
+    async def _render(self, prompt: Conversation, model: ServedModel, text_model: TextModel) -> str:
+        if text_model.template is None:
+            raise InvalidRequest(
+                f"model {model.name!r} has no chat template: use /v1/completions, or add a "
+                "chat_template.jinja to its checkpoint",
+                param="messages",
+            )
+        return await self._models.render(model, text_model, prompt.messages)
 
     def _sampling(
         self, request: TextRequest, model: ServedModel, text_model: TextModel, prompt_tokens: int
@@ -141,35 +156,6 @@ class TextGenerator:
             stop_token_ids=tuple(sorted({*end_ids, *request.stop_token_ids})),
             logprobs=request.logprobs,
         )
-
-
-def _n_characters(prompt: str | Conversation) -> int:
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(message.content) for message in prompt.messages)
-
-
-def _encode_text(
-    prompt: str | Conversation, model: ServedModel, text_model: TextModel, *, is_released: bool
-) -> Sequence[int]:
-    tokenizer = text_model.tokenizer
-    if tokenizer is None:
-        raise _no_tokenizer(model, param="prompt")
-    encode = tokenizer.encode_released if is_released else tokenizer.encode
-    if isinstance(prompt, str):
-        return encode(prompt, add_special_tokens=True)
-    # A chat template writes its special tokens itself.
-    return encode(_render(prompt, model, text_model), add_special_tokens=False)
-
-
-def _render(prompt: Conversation, model: ServedModel, text_model: TextModel) -> str:
-    if text_model.template is None:
-        raise InvalidRequest(
-            f"model {model.name!r} has no chat template: use /v1/completions, or add a "
-            "chat_template.jinja to its checkpoint",
-            param="messages",
-        )
-    return text_model.template.render(prompt.messages)
 
 
 def _no_tokenizer(model: ServedModel, *, param: str) -> InvalidRequest:

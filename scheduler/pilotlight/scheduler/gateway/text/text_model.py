@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilotlight.scheduler.gateway.text.chat_template import ChatTemplate, read_chat_template
 from pilotlight.scheduler.gateway.text.execution_files import (
     GenerationConfig,
     ModelConfig,
+    TokenizerConfig,
     read_json,
+    read_text,
 )
-from pilotlight.scheduler.gateway.text.tokenizer import TextTokenizer, load_tokenizer
+from pilotlight.scheduler.gateway.text.tokenizer import CONFIG_FILE, TextTokenizer, load_tokenizer
+
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,8 @@ class TextModel:
 
     tokenizer: TextTokenizer | None
     """None where there is no tokenizer.json: the model takes and gives token ids only."""
-    template: ChatTemplate | None = field(repr=False)
+    template: str | None = field(repr=False)
+    """The source of its chat template, as it came; None without a tokenizer."""
     end_ids: tuple[int, ...]
     """Tokens that end the text, of generation_config.json, else of config.json."""
     vocabulary_size: int | None
@@ -47,11 +51,24 @@ def load_text_model(directory: Path) -> TextModel:
     )
 
 
-def _load_template(directory: Path, tokenizer: TextTokenizer | None) -> ChatTemplate | None:
+def read_chat_template(directory: Path) -> str | None:
+    """Return the default chat template of a folder of execution files, where it has one.
+
+    Raises:
+        UnreadableExecutionFile: a file is broken.
+    """
+    source = read_text(directory / TEMPLATE_FILE)
+    if source is not None:
+        return source
+    listed = read_json(directory / CONFIG_FILE, TokenizerConfig).chat_template
+    if isinstance(listed, list):
+        listed = {entry.name: entry.template for entry in listed}
+    return listed.get("default") if isinstance(listed, dict) else listed
+
+
+def _load_template(directory: Path, tokenizer: TextTokenizer | None) -> str | None:
     source = read_chat_template(directory)
-    if source is None or tokenizer is None:
-        return None
-    return ChatTemplate(source, special_tokens=tokenizer.special_tokens)
+    return None if tokenizer is None else source
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
 from pilotlight.scheduler.errors import ModelUnavailable, UnreadableExecutionFile
 from pilotlight.scheduler.gateway.backend import ServedModel
+from pilotlight.scheduler.gateway.text.template_renderer import TemplateRenderer
 from pilotlight.scheduler.gateway.text.text_model import TextModel, load_text_model
+from pilotlight.scheduler.gateway.text.text_request import ChatMessage
 
 T = TypeVar("T")
 
@@ -25,16 +29,31 @@ class TextModels:
 
     A tokenizer with 128 k tokens takes some 100 MB, hence the bound. A file
     that could not be read is tried again with the next request.
+
+    Use it as an asynchronous context manager, for the process that renders chat
+    templates: entering it starts that process, and leaving it ends all work.
     """
 
-    def __init__(self, *, capacity: int = 32) -> None:
+    def __init__(self, *, capacity: int = 32, renderer: TemplateRenderer | None = None) -> None:
         self._capacity = capacity
-        self._models: OrderedDict[_Key, asyncio.Future[TextModel]] = OrderedDict()
+        self._renderer = renderer or TemplateRenderer()
+        self._models: OrderedDict[_Key, asyncio.Task[TextModel]] = OrderedDict()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pilotlight-text")
 
-    def close(self) -> None:
-        """Let its threads end."""
+    async def __aenter__(self) -> TextModels:
+        await self._renderer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for loading in self._models.values():
+            loading.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._renderer.__aexit__(kind, error, trace)
 
     async def get(self, model: ServedModel) -> TextModel:
         """Return a model's text side; any number of callers at once share one load.
@@ -57,16 +76,41 @@ class TextModels:
         """Run some work on text outside of the event loop's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _start(self, key: _Key, model: ServedModel) -> asyncio.Future[TextModel]:
-        loop = asyncio.get_running_loop()
-        loading = loop.run_in_executor(self._threads, load_text_model, model.directory)
+    async def render(
+        self, model: ServedModel, text_model: TextModel, messages: Sequence[ChatMessage]
+    ) -> str:
+        """Return the prompt that a model's chat template makes of a conversation.
+
+        Raises:
+            InvalidRequest: the template refuses these messages, or takes too much.
+            ModelUnavailable: nothing can render it at the moment.
+        """
+        assert text_model.template is not None, "it has a template"
+        assert text_model.tokenizer is not None, "templates are for tokenizers"
+        try:
+            return await self._renderer.render(
+                text_model.template,
+                special_tokens=text_model.tokenizer.special_tokens,
+                messages=messages,
+            )
+        except UnreadableExecutionFile as exc:
+            raise ModelUnavailable(model.name, str(exc)) from exc
+
+    def _start(self, key: _Key, model: ServedModel) -> asyncio.Task[TextModel]:
+        loading = asyncio.get_running_loop().create_task(self._load(model))
         self._models[key] = loading
         loading.add_done_callback(lambda done: self._forget_failure(key, done))
         if len(self._models) > self._capacity:
             self._models.popitem(last=False)
         return loading
 
-    def _forget_failure(self, key: _Key, loading: asyncio.Future[TextModel]) -> None:
+    async def _load(self, model: ServedModel) -> TextModel:
+        text_model = await self.run(partial(load_text_model, model.directory))
+        if text_model.template is not None:
+            await self._renderer.check(text_model.template)
+        return text_model
+
+    def _forget_failure(self, key: _Key, loading: asyncio.Task[TextModel]) -> None:
         has_failed = loading.cancelled() or loading.exception() is not None
         if has_failed and self._models.get(key) is loading:
             del self._models[key]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pilotlight.scheduler.errors import InvalidRequest
-from pilotlight.scheduler.gateway.text.chat_template import ChatMessage
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -18,6 +17,15 @@ _MAX_TOP_K = (1 << 31) - 1
 _SEED_BITS = 64
 _ID_LIMIT = 1 << 32
 """Token ids are unsigned 32-bit numbers on the wire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

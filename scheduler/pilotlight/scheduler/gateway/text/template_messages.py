@@ -1,0 +1,49 @@
+"""What the gateway and the process that renders its chat templates say to each other.
+
+One line of JSON for each request, one for each answer.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+MEMORY_BYTES = 1 << 30
+"""Of address space; Python and jinja take 25 MB, a conversation some times its size."""
+ANSWER_BYTES = 8 << 20
+"""Twice what a body of HTTP may have; no model's context holds as much."""
+
+
+class Failure(enum.StrEnum):
+    """Why there is no text."""
+
+    REFUSED = "refused"
+    """The template says so, or is none; with a reason."""
+    TOO_LARGE = "too_large"
+    TOO_LONG = "too_long"
+    TOO_SLOW = "too_slow"
+    """The gateway's own verdict, as are those that follow."""
+    ENDED = "ended"
+    """The process broke off."""
+    NOT_STARTED = "not_started"
+    """There is no process; with a reason."""
+
+
+class RenderRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks for the text of a conversation."""
+
+    number: int
+    source: str
+    special_tokens: dict[str, str] = {}
+    messages: list[dict[str, str]] | None = None
+    """None = only compile the template."""
+
+
+class RenderAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A text, or why there is none."""
+
+    number: int
+    text: str = ""
+    failure: Failure | None = None
+    reason: str = ""

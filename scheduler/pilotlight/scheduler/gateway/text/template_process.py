@@ -1,0 +1,101 @@
+"""The process that compiles and renders chat templates, which may come from anybody.
+
+Run as `python -m pilotlight.scheduler.gateway.text.template_process PARENT_PID`
+by a controller, which speaks to it over stdin and stdout. It imports little, so
+that it is there in a tenth of a second, and ends when its stdin does.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from functools import lru_cache
+from typing import BinaryIO
+
+import msgspec
+
+from pilotlight.process.lifeline import die_with_parent
+from pilotlight.scheduler.gateway.text.chat_template import ChatTemplate
+from pilotlight.scheduler.gateway.text.template_messages import (
+    ANSWER_BYTES,
+    MEMORY_BYTES,
+    Failure,
+    RenderAnswer,
+    RenderRequest,
+)
+
+_KEPT_TEMPLATES = 32
+_REASON_CHARACTERS = 1000
+
+_decode = msgspec.json.Decoder(RenderRequest).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(line: bytes) -> bytes:
+    """Return the line that answers a request, without its end."""
+    request = _decode(line)
+    try:
+        answered = _encode(RenderAnswer(number=request.number, text=_text(request)))
+    except MemoryError:
+        return _failure(request, Failure.TOO_LARGE)
+    # The outermost loop: templates may raise whatever Python does.
+    except Exception as exc:
+        return _failure(request, Failure.REFUSED, reason=str(exc) or type(exc).__name__)
+    if len(answered) > ANSWER_BYTES:
+        return _failure(request, Failure.TOO_LONG)
+    return answered
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Say that it is ready with an empty line, and answer until the requests end."""
+    _send(answers, b"")
+    for line in requests:
+        _send(answers, answer(line))
+
+
+def main() -> int:
+    """Be the process; return the exit code."""
+    die_with_parent(int(sys.argv[1]))
+    # Ctrl-C goes to the whole group, and means the controller.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer)
+    except ConnectionError:
+        pass  # The controller is gone, and with it all reason to be.
+    return 0
+
+
+@lru_cache(maxsize=_KEPT_TEMPLATES)
+def _compiled(source: str) -> ChatTemplate:
+    return ChatTemplate(source)
+
+
+def _text(request: RenderRequest) -> str:
+    template = _compiled(request.source)
+    if request.messages is None:
+        return ""
+    return template.render(request.messages, special_tokens=request.special_tokens)
+
+
+def _failure(request: RenderRequest, failure: Failure, *, reason: str = "") -> bytes:
+    # A template's own words may be of any length, and no Unicode.
+    reason = reason[:_REASON_CHARACTERS].encode(errors="replace").decode()
+    return _encode(RenderAnswer(number=request.number, failure=failure, reason=reason))
+
+
+def _send(answers: BinaryIO, line: bytes) -> None:
+    answers.write(line + b"\n")
+    answers.flush()
+
+
+def _limit(kind: int, limit: int) -> None:
+    _, most = resource.getrlimit(kind)
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(kind, (limit, limit))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
