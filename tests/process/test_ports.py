@@ -19,7 +19,9 @@ def test_reads_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == Address(host=host, port=port)
 
 
-@pytest.mark.parametrize("text", ["", "localhost", "a:b", "a:70000", "::1:80", "a:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "a:b", "a:70000", "::1:80", "a:-1", "a:\u00b2", "a:\u0663"]
+)
 def test_refuses_what_is_no_address(text: str) -> None:
     with pytest.raises(InvalidAddress, match="HOST"):
         parse_address(text)

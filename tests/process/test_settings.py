@@ -132,6 +132,7 @@ def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> N
             "pool.idle_seconds: expected a duration such as 60s or 5m, got -1",
         ),
         ("threads: 1\nthreads: 2", "line 4: the key 'threads' is given twice"),
+        ("? [threads]\n: 1", "line 3: found unhashable key"),
         ("a: [", "line 3: expected the node content, but found '<stream end>'"),
         ("threads: !!python/name:os.system", "line 3: could not determine a constructor"),
         ("1: 2", "expected names and values"),
@@ -238,14 +239,14 @@ def test_variables_of_another_kind_of_process_are_passed_over(
 
 def test_a_reserved_variable_may_also_be_a_setting() -> None:
     class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-        state_url: str = ""
+        traces: str = ""
 
     found = read_settings(
         "State",
         StateSettings,
         path=None,
-        environ={"PILOTLIGHT_STATE_URL": "sqlite:///x"},
+        environ={"PILOTLIGHT_TRACES": "/traces"},
         overrides={},
     )
 
-    assert found.state_url == "sqlite:///x"
+    assert found.traces == "/traces"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from dataclasses import dataclass
 
 from pilotlight.process.errors import AddressUnavailable, InvalidAddress
+
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ def parse_address(text: str, *, default_port: int | None = None) -> Address:
     host, separator, port = text.strip().rpartition(":")
     if (not separator or port.endswith("]")) and default_port is not None:
         host, port = text.strip(), str(default_port)
-    if not port.isdigit() or int(port) > 65535:
+    if not _PORT.fullmatch(port) or int(port) > 65535:
         raise InvalidAddress(f"expected HOST:PORT, got {text!r}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

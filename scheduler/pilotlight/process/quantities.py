@@ -21,7 +21,8 @@ _BYTES_PER_UNIT = {
     "tib": 2**40,
 }
 _SECONDS_PER_UNIT = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)")
+# Of more digits than this nothing has so many.
+_QUANTITY = re.compile(r"([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})\s*([a-zA-Z]*)")
 
 
 class ByteCount(int):
@@ -53,6 +54,11 @@ def parse_seconds(text: str) -> Seconds:
         return Seconds(sum(parse_seconds("".join(part)) for part in parts))
     number, unit = _split(text, _SECONDS_PER_UNIT, "a duration such as 250ms, 60s or 5m")
     return Seconds(number * _SECONDS_PER_UNIT[unit])
+
+
+def format_count(n: int, noun: str) -> str:
+    """Write how many there are: "1 node", "3 nodes"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def format_bytes(size_bytes: float) -> str:

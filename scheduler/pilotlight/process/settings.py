@@ -33,7 +33,6 @@ RESERVED_VARIABLES = frozenset(
         "PILOTLIGHT_CONTROLLER",  # the address that commands talk to
         "PILOTLIGHT_HOME",  # where data lies
         "PILOTLIGHT_REQUIRE",  # what the tests may not skip
-        "PILOTLIGHT_STATE_URL",  # the SQL state, for `pilotlight db`
         "PILOTLIGHT_TRACES",  # where recorded traces lie
     }
 )

@@ -41,6 +41,24 @@ def test_another_state_may_be_named(state: Path, pilotlight: Run, tmp_path: Path
     assert not state.exists()
 
 
+def test_the_state_is_the_one_that_a_controller_with_the_same_settings_uses(
+    state: Path, pilotlight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "controller.yaml"
+    header = "apiVersion: pilotlight/v1\nkind: ControllerConfig\n"
+    config.write_text(f"{header}home: {tmp_path / 'elsewhere'}\n")
+    monkeypatch.delenv("PILOTLIGHT_HOME")
+
+    assert pilotlight("db", "upgrade", "--config", str(config))[0] == 0
+    assert (tmp_path / "elsewhere" / "state.db").exists()
+
+    monkeypatch.setenv("PILOTLIGHT_HOME", str(state.parent))
+    monkeypatch.setenv("PILOTLIGHT_DATABASE", f"sqlite:///{tmp_path / 'other.db'}")
+    assert pilotlight("db", "upgrade")[0] == 0
+    assert (tmp_path / "other.db").exists()
+    assert not state.exists()
+
+
 def test_a_file_that_is_no_state_is_one_line(state: Path, pilotlight: Run) -> None:
     state.parent.mkdir()
     state.write_text("something else " * 100)

@@ -120,6 +120,7 @@ def test_wrong_usage_is_exit_code_2(arguments: Sequence[str], pilotlight: Run) -
         (UnknownModel("opt"), "no model 'opt' is deployed; none is deployed"),
         (SettingsError("node.yaml", "no such\nsetting", key="a"), "node.yaml: a: no such setting"),
         (FileNotFoundError(2, "No such file or directory", "/x"), "/x: No such file or directory"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "text that is not UTF-8 was given"),
         (click.ClickException("can't"), "can't"),
     ],
 )
@@ -200,6 +201,42 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     os.close(write)
 
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.integration
+def test_an_output_that_is_closed_is_one_line(tmp_path: Path) -> None:
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh"]
+
+    done = subprocess.run([*shell, *PROGRAM, "--help"], stderr=subprocess.PIPE, timeout=60)
+
+    assert (done.returncode, done.stderr) == (1, b"Error: standard output is closed\n")
+
+
+@pytest.mark.integration
+def test_sigterm_is_taken_as_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(
+        "import click, time\n"
+        "from pilotlight.scheduler.cli import program, verbs\n"
+        "@click.command()\n"
+        "def waits():\n"
+        "    try:\n"
+        "        print('waiting', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('tidied up', flush=True)\n"
+        "program.pilotlight.get_command = lambda context, name: waits\n"
+        "program.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "waits.py", "waits"], stdout=subprocess.PIPE
+    ) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"waiting\n"
+
+        waiting.send_signal(signal.SIGTERM)
+        out, _ = waiting.communicate(timeout=30)
+
+    assert (waiting.returncode, out) == (130, b"tidied up\n")
 
 
 @pytest.mark.integration

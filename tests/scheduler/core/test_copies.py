@@ -163,6 +163,32 @@ def test_a_copy_with_other_bytes_is_not_started_from() -> None:
     assert [send.node for send in stage.sends] == ["a"]
 
 
+def test_a_copy_that_changed_says_so_and_is_taken_where_it_is_deployed_again() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=[copy_of("m", bytes_digest="one")])
+    stage.update("a", checkpoints=(copy_of("m", bytes_digest="two"),))
+
+    changed = stage.core.snapshot(stage.now)
+    assert changed.residency.tolist() == [[0]]
+    assert changed.fault_reasons == ("m has changed since it was first served; deploy it again",)
+
+    stage.deploy("m")
+
+    again = stage.core.snapshot(stage.now)
+    assert (again.residency.tolist(), again.fault_reasons) == ([[1]], ())
+
+
+def test_another_checkpoint_at_a_models_path_says_so() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=[copy_of("m", layout_id="another")])
+
+    (fault,) = stage.core.snapshot(stage.now).fault_reasons
+
+    assert fault == "m is another checkpoint than was deployed; deploy it again"
+
+
 def test_a_model_deployed_otherwise_learns_its_digest_anew() -> None:
     stage = Stage()
     stage.deploy("m")

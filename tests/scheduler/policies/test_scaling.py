@@ -11,7 +11,8 @@ from pilotlight.store_node.protocol import ReplicaState
 POLICY = ServerlessLLM()
 
 
-def _wanted(case: Case) -> list[str]:
+def _wanted(case: Case, *, spare_devices: int = 100) -> list[str]:
+    case.node("spare", devices=spare_devices)
     snapshot = case.snapshot()
     return [snapshot.model_ids[model] for model in wanted_starts(snapshot)]
 
@@ -65,6 +66,15 @@ def test_a_minimum_is_wanted_without_requests() -> None:
     case.replica("m", node)
 
     assert _wanted(case) == ["m"]
+
+
+def test_no_more_are_wanted_than_the_cluster_has_devices_for() -> None:
+    case = Case()
+    case.model("m", min_replicas=4_000_000_000, max_replicas=4_000_000_000, devices=2)
+    case.node(devices=5)
+    case.node(devices=4, is_up=False)
+
+    assert _wanted(case, spare_devices=0) == ["m", "m"]
 
 
 def test_requests_go_before_minima_and_priority_before_both() -> None:

@@ -9,13 +9,16 @@ import click
 from pilotlight.process.ports import Address
 from pilotlight.scheduler.cli.controller import connected, controller_option
 
+_MOST_TOKENS = (1 << 31) - 1
+_MOST_SEED = (1 << 64) - 1
+
 
 @click.command()
 @click.argument("model")
 @click.argument("prompt", required=False)
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1, _MOST_TOKENS), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0.0), default=None, help="0 = greedy.")
-@click.option("--seed", type=click.IntRange(0), default=None)
+@click.option("--seed", type=click.IntRange(0, _MOST_SEED), default=None)
 @click.option("--system", default=None, help="What the model is told about itself.")
 @click.option("--raw", is_flag=True, help="Let the model continue the prompt: no chat template.")
 @controller_option

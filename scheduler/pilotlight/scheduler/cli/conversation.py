@@ -27,10 +27,14 @@ class Conversation:
     def say(self, stub: rpc.ControlPlaneStub, text: str) -> None:
         """Send a line and print the answer."""
         answer: list[str] = []
-        for response in stub.Generate(self._request(text)):
-            answer.append(response.text)
-            click.echo(response.text, nl=False)
-        click.echo()
+        try:
+            for response in stub.Generate(self._request(text)):
+                answer.append(response.text)
+                click.echo(response.text, nl=False)
+        finally:
+            # What follows, an error too, has its own line.
+            if answer:
+                click.echo()
         self._said += [("user", text), ("assistant", "".join(answer))]
 
     def _request(self, text: str) -> pb.GenerateRequest:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from pilotlight.process import tables
 from pilotlight.process.commands import output_option
+from pilotlight.process.home import home_directory
+from pilotlight.scheduler.cli.serving import read_controller_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,14 +24,27 @@ COLUMNS = (
 )
 
 
-def _url_option(command: F) -> F:
-    return click.option(
+def _state_options(command: F) -> F:
+    config = click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        default=None,
+        help="The controller's YAML file.",
+    )
+    url = click.option(
         "--url",
-        envvar="PILOTLIGHT_STATE_URL",
-        show_envvar=True,
+        default=None,
         help="sqlite:////PATH or postgresql://USER@HOST/NAME."
-        "  [default: state.db in $PILOTLIGHT_HOME or ~/.pilotlight]",
-    )(command)
+        "  [default: what a controller with the same settings uses]",
+    )
+    return config(url(command))
+
+
+def _state(config: Path | None, url: str | None) -> str:
+    from pilotlight.scheduler.driver.settings import state_url
+
+    settings = read_controller_settings(config, {"database": url})
+    return state_url(settings, settings.home or home_directory(os.environ))
 
 
 @click.group()
@@ -37,12 +53,12 @@ def db() -> None:
 
 
 @db.command()
-@_url_option
-def upgrade(url: str | None) -> None:
+@_state_options
+def upgrade(config: Path | None, url: str | None) -> None:
     """Bring the state to this version's schema, all or nothing."""
     from pilotlight.scheduler import store
 
-    url = url or store.default_url(os.environ)
+    url = _state(config, url)
     before = store.upgrade(url)
     if before.is_current:
         click.echo(f"{store.describe_url(url)} is at schema {before.expected} already")
@@ -52,13 +68,13 @@ def upgrade(url: str | None) -> None:
 
 
 @db.command()
-@_url_option
+@_state_options
 @output_option
-def current(url: str | None, output: tables.OutputFormat) -> None:
+def current(config: Path | None, url: str | None, output: tables.OutputFormat) -> None:
     """Show the state's schema and the one that this version needs."""
     from pilotlight.scheduler import store
 
-    url = url or store.default_url(os.environ)
+    url = _state(config, url)
     version = store.current(url)
     row = {
         "state": store.describe_url(url),

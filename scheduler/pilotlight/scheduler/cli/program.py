@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -33,11 +34,18 @@ def pilotlight() -> None:
 
 def main() -> None:
     """Run `pilotlight` and end this process with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.stdout is None:
+        sys.exit("Error: standard output is closed")
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; return 0 (done), 1 (failed) or 2 (wrong usage).
+    """Run one command line; return 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted).
 
     What can be expected to fail is told in one line on stderr; a traceback is a
     bug's.
@@ -65,6 +73,8 @@ def _expected(exc: Exception) -> str | None:
     """Return one line for an error that is ours or the system's, None for a bug."""
     if type(exc).__module__.startswith("pilotlight."):
         return " ".join(str(exc).split()) or type(exc).__name__
+    if isinstance(exc, UnicodeError):
+        return "text that is not UTF-8 was given"
     if isinstance(exc, OSError) and exc.strerror:
         return f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
     return None

@@ -12,7 +12,7 @@ import click
 from pilotlight.process.commands import BYTES, exit_with_parent_option
 from pilotlight.process.home import home_directory
 from pilotlight.process.lifeline import die_with_parent
-from pilotlight.process.quantities import ByteCount
+from pilotlight.process.quantities import ByteCount, format_count
 from pilotlight.scheduler.cli.serving import announce_doors, read_controller_settings, serve
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def up(
             await nodes.start(f"node-{number}")
         await nodes.wait_joined(doors)
         click.echo(
-            f"cluster: http://{doors.http}/v1, gRPC {doors.grpc}, {n_nodes} nodes;"
+            f"cluster: http://{doors.http}/v1, gRPC {doors.grpc}, {format_count(n_nodes, 'node')};"
             f" models below {', '.join(map(str, roots))}; data in {home}"
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pilotlight.estimators import Residency
-from pilotlight.scheduler.core.copies import copy_on, residency_of_copy
+from pilotlight.scheduler.core.copies import copy_on, fault_of, residency_of_copy
 from pilotlight.scheduler.core.leases import devices_free
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.snapshot import ReplicaCode, Snapshot, read_only
@@ -175,8 +175,8 @@ class SnapshotBuilder:
 
     def _note_fault(self, model: Model, node: Node, rows: tuple[int, int]) -> None:
         copy = node.checkpoints.get(model.reference)
-        if copy is not None and copy.quarantine:
-            self._faults[rows] = copy.quarantine
+        if fault := copy and fault_of(self._state, model, copy):
+            self._faults[rows] = fault
         else:
             self._faults.pop(rows, None)
 

@@ -52,6 +52,17 @@ def residency_of_copy(copy: CheckpointStatus, node: Node) -> Residency:
     return flags
 
 
+def fault_of(state: ClusterState, model: Model, copy: CheckpointStatus) -> str:
+    """Return what keeps a copy at a model's path from serving it; empty = nothing."""
+    if copy.quarantine:
+        return copy.quarantine
+    if not is_copy_of(model, copy):
+        return f"{copy.reference} is another checkpoint than was deployed; deploy it again"
+    if _has_other_bytes(state, model, copy):
+        return f"{copy.reference} has changed since it was first served; deploy it again"
+    return ""
+
+
 def learn_digest(state: ClusterState, copy: CheckpointStatus) -> None:
     """Remember the bytes of models that this copy is the first known one of."""
     if not copy.bytes_digest or copy.quarantine:
@@ -62,9 +73,12 @@ def learn_digest(state: ClusterState, copy: CheckpointStatus) -> None:
 
 
 def _is_usable(state: ClusterState, model: Model, copy: CheckpointStatus) -> bool:
-    if copy.quarantine or not is_copy_of(model, copy):
-        return False
+    is_copy = not copy.quarantine and is_copy_of(model, copy)
+    return is_copy and not _has_other_bytes(state, model, copy)
+
+
+def _has_other_bytes(state: ClusterState, model: Model, copy: CheckpointStatus) -> bool:
     digest = state.digests.get(model.name)
     # Digests of other layouts are of the same bytes in another order: not to be compared.
     is_comparable = bool(digest and copy.bytes_digest) and copy.layout_id == model.layout_id
-    return not is_comparable or copy.bytes_digest == digest
+    return is_comparable and copy.bytes_digest != digest

@@ -64,8 +64,9 @@ def deployed(turn: Turn, event: ModelDeployed) -> None:
     turn.state.models[model.name] = model
     turn.touch_model(model.name)
     turn.publish("model_deployed", f"{model.name} is deployed", model=model.name)
+    # Deployed again, its files are meant as they are now.
+    _forget_experience(turn, model.name)
     if before is not None and before.deployment != model.deployment:
-        _forget_experience(turn, model.name)
         _stop_all(turn, model, "its model was deployed anew")
     for node in turn.state.nodes.values():
         for copy in node.checkpoints.values():

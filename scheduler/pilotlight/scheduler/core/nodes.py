@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pilotlight.process.quantities import format_count
 from pilotlight.scheduler.core import replicas, steps
 from pilotlight.scheduler.core.actions import NodeChanged
 from pilotlight.scheduler.core.copies import copy_on, learn_digest
@@ -45,9 +46,8 @@ def joined(turn: Turn, event: NodeJoined) -> None:
     _settle(turn, node, report)
     insist(turn)
     turn.persist(_changed(node))
-    n = len(node.checkpoints)
-    text = f"{node.id} is up with {n} checkpoint{'' if n == 1 else 's'}"
-    turn.publish("node_up", text, node=node.id)
+    held = format_count(len(node.checkpoints), "checkpoint")
+    turn.publish("node_up", f"{node.id} is up with {held}", node=node.id)
     turn.want_plan()
 
 

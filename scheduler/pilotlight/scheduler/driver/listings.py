@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pilotlight.estimators import Residency
-from pilotlight.scheduler.core.copies import residency_of
+from pilotlight.scheduler.core.copies import copy_on, fault_of, residency_of
 from pilotlight.scheduler.core.leases import devices_free
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.state import ClusterState, Node, Replica
@@ -142,7 +142,7 @@ def _phases(phases: Phases) -> pb.StartPhases:
 def _load_progress(state: ClusterState, replica: Replica) -> float:
     node = state.nodes.get(replica.node)
     if replica.state is not ReplicaState.STARTING or node is None:
-        return 1.0 if replica.state is ReplicaState.READY else 0.0
+        return float(replica.was_ready)
     loads = [load for load in node.loads if load.replica_id == replica.id and load.total_bytes]
     return loads[0].done_bytes / loads[0].total_bytes if loads else 0.0
 
@@ -151,9 +151,17 @@ def _refusal(state: ClusterState, model: Model) -> str:
     replicas = state.replicas.values()
     if any(r.model == model.name and r.state is ReplicaState.READY for r in replicas):
         return ""
+    if not any(copy_on(state, model, node) for node in state.nodes.values() if node.is_up):
+        return "; ".join(_faults(state, model)) or "no node that is up holds it"
     failures: Sequence[str] = [
         f"{key.rpartition('@')[2]}: {back_off.reason}"
         for key, back_off in state.back_offs.items()
         if key.rpartition("@")[0] == model.name
     ]
     return "; ".join(failures)
+
+
+def _faults(state: ClusterState, model: Model) -> list[str]:
+    copies = [(node, node.checkpoints.get(model.reference)) for node in state.nodes.values()]
+    faults = [(node, fault_of(state, model, copy)) for node, copy in copies if copy]
+    return [f"{node.id}: {fault}" for node, fault in faults if fault]

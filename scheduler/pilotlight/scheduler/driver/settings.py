@@ -8,6 +8,7 @@ import msgspec
 
 from pilotlight.process.log_options import LogFormat, LogLevel
 from pilotlight.process.quantities import ByteCount, Seconds
+from pilotlight.scheduler.store import sqlite_url
 
 KIND = "ControllerConfig"
 
@@ -71,3 +72,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """A start that is not READY by then has failed."""
     recording: RecordingSettings = RecordingSettings()
     log: LogSettings = LogSettings()
+
+
+def state_url(settings: ControllerSettings, home: Path) -> str:
+    """Return the URL of the state that a controller keeps."""
+    return settings.database or sqlite_url(home / "state.db")

@@ -50,8 +50,16 @@ def _shortage(snapshot: Snapshot) -> Ints:
     starting = _by_model(snapshot, stays & (snapshot.replica_state == ReplicaCode.STARTING))
     for_waiting = -(-snapshot.waiting // _concurrency(snapshot)) - starting
     wanted = np.maximum(for_waiting, snapshot.model_min_replicas - live)
-    shortage: Ints = np.clip(wanted, 0, np.maximum(snapshot.model_max_replicas - live, 0))
+    room = np.minimum(snapshot.model_max_replicas - live, _most_replicas(snapshot))
+    shortage: Ints = np.clip(wanted, 0, np.maximum(room, 0))
     return shortage
+
+
+def _most_replicas(snapshot: Snapshot) -> Ints:
+    """Return [M]: how many the whole cluster could hold, were it empty."""
+    devices = int(snapshot.node_devices[snapshot.node_is_up].sum())
+    most: Ints = devices // snapshot.model_devices
+    return most
 
 
 def _concurrency(snapshot: Snapshot) -> Ints:
@@ -73,8 +81,7 @@ def _hopeless(snapshot: Snapshot, model: int) -> str:
     name = snapshot.model_ids[model]
     holders = np.flatnonzero(snapshot.residency[model] & (Residency.SSD | Residency.DRAM))
     if not len(holders):
-        faults = _faults(snapshot, model)
-        return f"no node holds a usable copy of {name}{faults}"
+        return f"no node holds a usable copy of {name}{_faults(snapshot, model)}"
     up = holders[snapshot.node_is_up[holders]]
     names = ", ".join(snapshot.node_ids[node] for node in holders.tolist())
     if not len(up):
@@ -91,7 +98,7 @@ def _hopeless(snapshot: Snapshot, model: int) -> str:
 
 
 def _faults(snapshot: Snapshot, model: int) -> str:
-    """Return what is wrong with the copies that there are."""
+    """Return what is wrong with the copies that there are, and which nodes can't be asked."""
     found = [
         f"{snapshot.node_ids[node]} says: {reason}"
         for of, node, reason in zip(
@@ -102,7 +109,8 @@ def _faults(snapshot: Snapshot, model: int) -> str:
         )
         if of == model
     ]
-    return "; ".join(["", *found])
+    down = [snapshot.node_ids[node] for node in np.flatnonzero(~snapshot.node_is_up).tolist()]
+    return "; ".join(["", *found, *(f"{node} is down" for node in down)])
 
 
 def _given_up(snapshot: Snapshot, model: int, nodes: list[int]) -> str:

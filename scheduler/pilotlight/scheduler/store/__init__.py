@@ -6,7 +6,7 @@ and returns the values in `records`.
 
 from __future__ import annotations
 
-from pilotlight.scheduler.store.engine import default_url, describe_url, sqlite_url
+from pilotlight.scheduler.store.engine import describe_url, sqlite_url
 from pilotlight.scheduler.store.leadership import HeldBy, this_process
 from pilotlight.scheduler.store.migration import SchemaVersion, check, current, prepare, upgrade
 from pilotlight.scheduler.store.records import (
@@ -51,7 +51,6 @@ __all__ = [
     "StateStore",
     "check",
     "current",
-    "default_url",
     "describe_url",
     "prepare",
     "sqlite_url",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from pilotlight.process.home import home_directory
 from pilotlight.scheduler.errors import StateUnavailable
 from pilotlight.scheduler.store.failures import describe
 
@@ -22,11 +20,6 @@ _READS = "pilotlight_reads"
 def sqlite_url(path: Path) -> str:
     """Return the URL of a database file."""
     return URL.create("sqlite", database=str(path)).render_as_string()
-
-
-def default_url(environ: Mapping[str, str]) -> str:
-    """Return the URL of the state that a controller keeps where it is told of no other."""
-    return environ.get("PILOTLIGHT_STATE_URL") or sqlite_url(home_directory(environ) / "state.db")
 
 
 def read_url(url: str) -> URL:
