@@ -226,7 +226,7 @@ def models(output: tables.OutputFormat, controller: Address) -> None:
 def _absolute_if_here(path: str) -> str:
     """Return a path that lies here as an absolute one; another is some node's business."""
     here = Path(path).expanduser()
-    return str(here.absolute()) if here.exists() else path
+    return str(here.absolute()) if path and here.exists() else path
 
 
 def _deployed(model: pb.Model) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilotlight.process.lifeline import die_with_parent
 from pilotlight.scheduler.demo.errors import DemoFailed
 
 VOCABULARY = 8192
@@ -108,10 +110,23 @@ def make_checkpoints(directory: Path, *, say: Callable[[str], None]) -> None:
         return
     say(f"making {len(missing)} checkpoints below {directory}")
     # This process stays small: it need not import torch.
-    command = [sys.executable, "-m", "pilotlight.scheduler.demo.checkpoints", str(directory)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        last = done.stdout.strip().splitlines()[-1:] or ["it said nothing"]
+    command = [sys.executable, "-P", "-m", "pilotlight.scheduler.demo.checkpoints"]
+    with subprocess.Popen(
+        [*command, str(directory), str(os.getpid())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as making:
+        try:
+            said, _ = making.communicate()
+        finally:
+            # With what it has started itself, where this one is interrupted.
+            if making.returncode is None:
+                os.killpg(making.pid, signal.SIGKILL)
+                making.wait()
+    if making.returncode:
+        last = said.strip().splitlines()[-1:] or ["it said nothing"]
         raise DemoFailed(f"making checkpoints failed: {last[0]}")
 
 
@@ -156,8 +171,8 @@ def _make(recipe: Recipe, folder: Path) -> None:
     plain = folder.with_name(f"{folder.name}.plain")
     try:
         _write(recipe, plain)
-        pack = [sys.executable, "-m", "pilotlight.scheduler.cli", "pack", str(plain), str(folder)]
-        subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
+        pack = [sys.executable, "-P", "-m", "pilotlight.scheduler.cli", "pack"]
+        subprocess.run([*pack, str(plain), str(folder)], check=True, stdout=subprocess.DEVNULL)
     finally:
         shutil.rmtree(plain, ignore_errors=True)
 
@@ -232,4 +247,5 @@ def _english() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    die_with_parent(int(sys.argv[2]))
     _make_missing(Path(sys.argv[1]))

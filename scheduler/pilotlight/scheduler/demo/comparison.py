@@ -36,6 +36,12 @@ MAPPED_READ_SHARE = 0.8
 """The same for from_pretrained, which maps the files: rows of the embedding that the prompt
 does not use may never be read."""
 
+DRAM_READ_SHARE = 0.02
+"""What a start from DRAM may read: configurations, but no weights."""
+
+REFERENCE_SECONDS = 300.0
+"""`from_pretrained` takes seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
@@ -63,18 +69,24 @@ class Comparison:
         checkpoints: Path,
         node_pids: Mapping[str, int],
         threads: int,
+        mark: Mapping[str, str],
     ) -> None:
         self._client = client
         self._control = control
         self._checkpoints = checkpoints
         self._node_pids = node_pids
-        self._environ = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        environ = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        self._environ = {**os.environ, **environ, **mark}
         self._forks: Process | None = None
 
     async def __aenter__(self) -> Comparison:
         architectures = ("llama", "qwen3", "opt", "gpt2")
         self._forks = await self._spawn("forks", *architectures)
-        await _line(self._forks)
+        try:
+            await _line(self._forks)
+        except BaseException:
+            await _end(self._forks)
+            raise
         return self
 
     async def __aexit__(
@@ -84,8 +96,7 @@ class Comparison:
         trace: TracebackType | None,
     ) -> None:
         if self._forks is not None:
-            self._forks.kill()
-            await self._forks.wait()
+            await _end(self._forks)
 
     async def run(
         self, models: Sequence[str], *, repetitions: int, progress: Callable[[Round], None]
@@ -107,7 +118,10 @@ class Comparison:
         ssd_seconds = await self._through_pilotlight(model)
         ssd_read = self._nodes_bytes_read() - before
         _require_read(model, "through Pilotlight from SSD", ssd_read, READ_SHARE * size)
+        before = self._nodes_bytes_read()
         dram_seconds = await self._through_pilotlight(model)
+        if (read := self._nodes_bytes_read() - before) > DRAM_READ_SHARE * size:
+            raise DemoFailed(f"{model} from DRAM: {read} bytes came from the disk")
         fresh_seconds, fresh_read = await self._fresh(folder)
         _require_read(model, "by from_pretrained, fresh", fresh_read, MAPPED_READ_SHARE * size)
         imported_seconds, imported_read = await self._imported(folder)
@@ -137,11 +151,12 @@ class Comparison:
         drop_from_page_cache(folder)
         began = time.monotonic()
         process = await self._spawn("fresh", str(folder), json.dumps(PROMPT_IDS))
-        await _line(process)
-        seconds = time.monotonic() - began
-        read = (await _line(process))["bytes_read"]
-        await process.wait()
-        return seconds, read
+        try:
+            await _line(process)
+            seconds = time.monotonic() - began
+            return seconds, (await _line(process))["bytes_read"]
+        finally:
+            await _end(process)
 
     async def _imported(self, folder: Path) -> tuple[float, int]:
         drop_from_page_cache(folder)
@@ -156,6 +171,7 @@ class Comparison:
     async def _spawn(self, *arguments: str) -> Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "pilotlight.scheduler.demo.reference",
             *arguments,
@@ -171,11 +187,23 @@ class Comparison:
 
 async def _line(process: Process) -> dict[str, Any]:
     assert process.stdout is not None, "it is a pipe"
-    line = await process.stdout.readline()
+    try:
+        async with asyncio.timeout(REFERENCE_SECONDS):
+            line = await process.stdout.readline()
+    except TimeoutError:
+        raise DemoFailed(f"from_pretrained took more than {REFERENCE_SECONDS:g} s") from None
     if not line:
-        raise DemoFailed("the reference process has ended: from_pretrained failed")
+        raise DemoFailed("the process of from_pretrained has ended")
     answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise DemoFailed(f"from_pretrained failed: {answer['error']}")
     return answer
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
 
 
 def _require_read(model: str, way: str, read: int, least: float) -> None:

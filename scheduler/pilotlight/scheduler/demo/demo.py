@@ -19,7 +19,7 @@ from pilotlight.scheduler.demo.checkpoints import RECIPES, make_checkpoints
 from pilotlight.scheduler.demo.comparison import Comparison, Round
 from pilotlight.scheduler.demo.control import Control
 from pilotlight.scheduler.demo.errors import DemoFailed
-from pilotlight.scheduler.demo.layout import DEVICES, HOLDINGS, link_checkpoints
+from pilotlight.scheduler.demo.layout import DEVICES, HOLDINGS, link_checkpoints, only_run
 from pilotlight.scheduler.demo.processes import DemoCluster
 from pilotlight.scheduler.demo.requests import REQUEST_SECONDS, Answer
 from pilotlight.scheduler.demo.screen import Screen
@@ -54,13 +54,16 @@ def run_demo(plan: Plan) -> int:
         DemoFailed: with the reason and where to look.
     """
     console = _console()
+    if plan.json_file is not None and not os.access(plan.json_file.parent, os.W_OK):
+        raise DemoFailed(f"{plan.json_file} can't be written")
     checkpoints = plan.directory / "checkpoints"
-    make_checkpoints(checkpoints, say=console.print)
-    link_checkpoints(checkpoints, plan.directory / "run")
     threads = max(1, (os.cpu_count() or 1) // DEVICES)
     cluster = DemoCluster(plan.directory / "run", policy=plan.policy, threads=threads)
     try:
-        starts, rounds = asyncio.run(_run(plan, cluster, console, checkpoints, threads))
+        with only_run(plan.directory):
+            make_checkpoints(checkpoints, say=console.print)
+            link_checkpoints(checkpoints, plan.directory / "run")
+            starts, rounds = asyncio.run(_run(plan, cluster, console, checkpoints, threads))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("interrupted; everything is stopped")
         return INTERRUPTED
@@ -144,6 +147,7 @@ async def _compare(
         checkpoints=checkpoints,
         node_pids=cluster.node_pids(),
         threads=threads,
+        mark=cluster.mark,
     ) as comparison:
         return await comparison.run(models, repetitions=plan.repetitions, progress=progress)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from pilotlight.scheduler.demo.errors import DemoFailed
 
 HOLDINGS: Mapping[str, Sequence[str]] = {
     "node-1": ("llama-25m", "llama-120m", "qwen-22m", "opt-42m"),
@@ -23,6 +27,24 @@ DRAM_BYTES = 560 << 20
 def models_of(run: Path, node: str) -> Path:
     """Return a node's model root."""
     return run / "models" / node
+
+
+@contextmanager
+def only_run(directory: Path) -> Generator[None]:
+    """Keep other demos out of a directory.
+
+    Raises:
+        DemoFailed: one runs there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoFailed(
+                f"a demo runs in {directory}; give this one another --directory"
+            ) from None
+        yield
 
 
 def link_checkpoints(checkpoints: Path, run: Path) -> None:

@@ -19,7 +19,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 _MARK = "DEMO_RUN"
-"""An environment variable that all processes of one demo share, to find what is left of it."""
+"""An environment variable that the processes of one demo share, to find what is left of it."""
 
 
 class DemoCluster:
@@ -64,6 +64,11 @@ class DemoCluster:
             if process is not None and process.returncode is None:
                 await _stop(process)
 
+    @property
+    def mark(self) -> Mapping[str, str]:
+        """What the environment of every process of this demo has, for `leftovers`."""
+        return {_MARK: self._run}
+
     def node_pids(self) -> Mapping[str, int]:
         """Return the nodes' process ids."""
         return {n: p.pid for n, p in self._processes.items() if n != "controller"}
@@ -80,8 +85,8 @@ class DemoCluster:
                 raise DemoFailed(f"{name} has ended; its log: {self._log(name)}")
 
     async def _spawn(self, name: str, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "pilotlight.scheduler.cli", *arguments]
-        environ = os.environ | {"PILOTLIGHT_HOME": str(self._folder), _MARK: self._run}
+        command = [sys.executable, "-P", "-m", "pilotlight.scheduler.cli", *arguments]
+        environ = {**os.environ, **self.mark, "PILOTLIGHT_HOME": str(self._folder)}
         with self._log(name).open("wb") as log:
             self._processes[name] = await asyncio.create_subprocess_exec(
                 *command,

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -48,12 +48,26 @@ def _forks(architectures: Sequence[str]) -> None:
         request = json.loads(line)
         child = os.fork()
         if not child:
-            began = time.monotonic()
-            token = first_token(request["folder"], request["prompt_ids"])
-            seconds = time.monotonic() - began
-            _answer({"token": token, "seconds": seconds, "bytes_read": _bytes_read()})
+            _tell_failure(_timed, request["folder"], request["prompt_ids"])
             os._exit(0)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            _answer({"error": f"its process ended with {os.waitstatus_to_exitcode(status)}"})
+
+
+def _timed(folder: str, prompt_ids: Sequence[int]) -> None:
+    began = time.monotonic()
+    token = first_token(folder, prompt_ids)
+    seconds = time.monotonic() - began
+    _answer({"token": token, "seconds": seconds, "bytes_read": _bytes_read()})
+
+
+def _tell_failure(work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    # Whatever it is, whoever waits for an answer gets one.
+    except Exception as exc:
+        _answer({"error": repr(exc)})
 
 
 def _answer(content: dict[str, Any]) -> None:
@@ -68,6 +82,6 @@ def _bytes_read() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "fresh":
-        _fresh(sys.argv[2], json.loads(sys.argv[3]))
+        _tell_failure(_fresh, sys.argv[2], json.loads(sys.argv[3]))
     else:
         _forks(sys.argv[2:])

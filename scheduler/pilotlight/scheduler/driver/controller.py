@@ -74,7 +74,7 @@ class Controller:
         self._home = home
         self._grpc_address = parse_address(settings.listen)
         self._http_address = parse_address(settings.http.listen)
-        self._keep_alive = settings.keep_alive
+        self._keep_alive = str(settings.keep_alive)
         read_keep_alive(self._keep_alive)
         self._policy: Policy = _make(load_plugin("pilotlight.policies", settings.policy))
         estimator: Estimator = _make(load_plugin("pilotlight.estimators", settings.estimator))
