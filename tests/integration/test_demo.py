@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight.process import process_table
 from pilotlight.scheduler.demo.checkpoints import RECIPES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -27,7 +28,7 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
         self.process = process
-        self._mark = mark.encode()
+        self._mark = mark
 
     def wait_for(self, line: str) -> None:
         """Read what it prints until it says that."""
@@ -39,13 +40,7 @@ class Running:
 
     def left(self) -> list[int]:
         """Return its processes that still run."""
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is(pid)]
-
-    def _is(self, pid: int) -> bool:
-        try:
-            return self._mark in Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
+        return process_table.marked(self._mark)
 
 
 @contextmanager

@@ -19,6 +19,15 @@ def test_machine_is_divided_where_the_settings_leave_it_open() -> None:
     assert sizes.threads == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+def test_nodes_of_one_machine_share_it() -> None:
+    alone, shared = sizes_of(NodeSettings()), sizes_of(NodeSettings(nodes_here=3))
+
+    # What is left of the memory changes from one look to the next.
+    assert shared.dram_bytes == pytest.approx(alone.dram_bytes / 3, rel=0.1)
+    assert shared.device_bytes == pytest.approx(alone.device_bytes / 3, rel=0.1)
+    assert shared.threads == max(1, alone.threads // 3)
+
+
 def test_what_is_said_is_taken_even_if_it_is_nothing() -> None:
     sizes = sizes_of(
         NodeSettings(dram_bytes=ByteCount(0), device_bytes=ByteCount(1 << 30), threads=3)

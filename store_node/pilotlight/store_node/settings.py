@@ -45,6 +45,8 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Weights that one device holds; None = an equal share of a quarter of the memory."""
     dram_bytes: ByteCount | None = None
     """Checkpoints kept in memory beside those; None = a quarter of the memory."""
+    nodes_here: int = 1
+    """Nodes on this machine, this one included: they share what is not set."""
     engines: tuple[str, ...] = ()
     """Entry points of group pilotlight.engines; empty = all that are installed and work."""
     warm_workers: int = 2
@@ -76,11 +78,12 @@ class Sizes:
 def sizes_of(settings: NodeSettings) -> Sizes:
     """Fill in what the settings leave to the machine."""
     n_devices = max(1, settings.devices)
-    quarter_bytes = _memory_bytes() // 4
+    n_nodes = max(1, settings.nodes_here)
+    quarter_bytes = _memory_bytes() // 4 // n_nodes
     return Sizes(
         device_bytes=_or(settings.device_bytes, quarter_bytes // n_devices),
         dram_bytes=_or(settings.dram_bytes, quarter_bytes),
-        threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // n_devices),
+        threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // n_devices // n_nodes),
     )
 
 

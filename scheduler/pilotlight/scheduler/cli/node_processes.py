@@ -32,9 +32,11 @@ class NodeProcesses:
         roots: Sequence[Path],
         devices: int | None,
         dram_bytes: int | None,
+        n_nodes: int,
     ) -> None:
         self._home = home
         self._arguments = [f"--controller={controller}", f"--exit-with-parent={os.getpid()}"]
+        self._arguments += [f"--nodes-here={max(n_nodes, 1)}"]
         self._arguments += [f"--models={root}" for root in roots]
         self._arguments += [f"--devices={devices}"] if devices else []
         self._arguments += [f"--dram={dram_bytes}"] if dram_bytes is not None else []
@@ -42,7 +44,7 @@ class NodeProcesses:
 
     async def start(self, name: str) -> None:
         """Start one node; it joins when it is ready."""
-        command = [sys.executable, "-m", "pilotlight.scheduler.cli", "node", f"--name={name}"]
+        command = [sys.executable, "-P", "-m", "pilotlight.scheduler.cli", "node", f"--name={name}"]
         self._processes[name] = await asyncio.create_subprocess_exec(
             *command,
             *self._arguments,

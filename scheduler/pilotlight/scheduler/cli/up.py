@@ -120,7 +120,12 @@ def up(
 
         announce_doors(home, doors, stack)
         nodes = NodeProcesses(
-            home=home, controller=doors.grpc, roots=roots, devices=devices, dram_bytes=dram_bytes
+            home=home,
+            controller=doors.grpc,
+            roots=roots,
+            devices=devices,
+            dram_bytes=dram_bytes,
+            n_nodes=n_nodes,
         )
         stack.push_async_callback(nodes.stop)
         for number in range(1, n_nodes + 1):

@@ -9,9 +9,10 @@ import signal
 import sys
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from pilotlight.process import process_table
 from pilotlight.scheduler.demo.errors import DemoFailed
 from pilotlight.scheduler.demo.layout import DEVICES, DRAM_BYTES, HOLDINGS, models_of
 
@@ -75,8 +76,7 @@ class DemoCluster:
 
     def leftovers(self) -> list[int]:
         """Return the processes of this demo that still run, workers included."""
-        mark = f"{_MARK}={self._run}".encode()
-        return [pid for pid in _pids() if mark in _environment(pid)]
+        return process_table.marked(f"{_MARK}={self._run}")
 
     def check(self) -> None:
         """Raise DemoFailed if a process has ended by itself."""
@@ -129,15 +129,3 @@ async def _stop(process: Process) -> None:
     except TimeoutError:
         process.send_signal(signal.SIGKILL)
         await process.wait()
-
-
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
-
-
-def _environment(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        # It has ended meanwhile, or is somebody else's.
-        return b""

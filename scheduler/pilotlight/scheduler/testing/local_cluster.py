@@ -18,9 +18,9 @@ from typing import Any
 import grpc
 import httpx
 
+from pilotlight.process import process_table
 from pilotlight.scheduler.protocol import control_plane_pb2 as pb
 from pilotlight.scheduler.protocol import control_plane_pb2_grpc as rpc
-from pilotlight.scheduler.testing import process_table
 from pilotlight.scheduler.testing.http_answers import Answer, ask
 
 CALL_SECONDS = 10.0
