@@ -77,6 +77,18 @@ CORRUPT = {
 }
 """Weight files, and what is said of them."""
 
+NOTHING_PACKED = {
+    "format": "pilotlight-packed",
+    "version": 1,
+    "content_id": "0" * 64,
+    "layout_id": hashlib.sha256(b"pilotlight layout 1 packed\n").hexdigest(),
+    "chunk_bytes": 16 << 20,
+    "aliases": {},
+    "partitions": [],
+    "tensors": {},
+}
+"""A manifest that contradicts nothing beside it."""
+
 
 @pytest.fixture(scope="module")
 def bad_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -85,11 +97,15 @@ def bad_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (data, _) in CORRUPT.items():
         make_checkpoint(root / name)
         (root / name / "model.safetensors").write_bytes(data)
-    for name in ("never-used", "used", "endless"):
+    for name in ("never-used", "used", "endless", "boundless", os.fsdecode(b"model\xe9")):
         make_checkpoint(root / name)
     config = json.loads((root / "endless" / "config.json").read_text())
     config["max_position_embeddings"] = 1 << 20
     (root / "endless" / "config.json").write_text(json.dumps(config))
+    config["max_position_embeddings"] = 1 << 40
+    (root / "boundless" / "config.json").write_text(json.dumps(config))
+    (root / "nothing-packed").mkdir()
+    (root / "nothing-packed" / "manifest.json").write_text(json.dumps(NOTHING_PACKED))
     (root / "pickle").mkdir()
     (root / "pickle" / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     make_checkpoint(root.parent / "outside")
@@ -316,6 +332,7 @@ def test_a_client_that_leaves_in_the_midst_of_a_stream_frees_its_slot(up: LocalC
         ("{root}/../outside", "there is no checkpoint of that path"),
         ("link", "{root}/link: leads outside "),
         ("pickle", "{root}/pickle/pytorch_model.bin: is a pickle, which is never opened"),
+        ("nothing-packed", "{root}/nothing-packed/manifest.json: names no weight files"),
     ],
 )
 def test_a_path_that_is_no_checkpoint_can_t_be_deployed(
@@ -354,6 +371,7 @@ def test_a_corrupt_checkpoint_is_refused_with_its_file_and_fault(
         ({"devices": 5}, "is to have 5 devices"),
         ({"keep_alive": "soon"}, "keep_alive: expected a duration"),
         ({"context_tokens": 513}, "context_tokens = 513 is more than the checkpoint's 512"),
+        ({"path": "boundless"}, "config.json does not say how long a context may be"),
     ],
 )
 def test_a_deployment_that_makes_no_sense_is_refused(

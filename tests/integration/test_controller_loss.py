@@ -172,8 +172,12 @@ def test_a_controller_that_waits_to_lead_can_be_stopped(
     assert cluster.is_running("controller")
 
 
-def test_a_controller_that_was_replaced_ends_with_a_clear_line(cluster: LocalCluster) -> None:
-    cluster.start_controller()
+def test_a_controller_that_was_replaced_ends_with_a_clear_line(
+    cluster: LocalCluster, port: int, models: Path
+) -> None:
+    start(cluster, port, models, "n1")
+    cluster.deploy("a", engine="timed")
+    assert cluster.ask("a", PROMPT).status == 200
 
     with sqlite3.connect(cluster.home("controller") / "state.db") as state:
         state.execute("update leadership set epoch = epoch + 1, holder = 'elsewhere:1:2:3'")
@@ -182,8 +186,54 @@ def test_a_controller_that_was_replaced_ends_with_a_clear_line(cluster: LocalClu
 
     assert code == 1
     assert cluster.log("controller").splitlines()[-1] == "Error: epoch 1 has ended; epoch 2 leads"
-    assert "Traceback" not in cluster.log("controller")
+    for word in ("Traceback", "Unexpected", "never awaited"):
+        assert word not in cluster.log("controller")
     assert not (cluster.home("controller") / "controller.json").exists()
+
+
+def test_a_controller_serves_on_while_its_state_is_out_of_reach(
+    cluster: LocalCluster, port: int, models: Path
+) -> None:
+    cluster.set_environ(PILOTLIGHT_LEASE_SECONDS="1")
+    start(cluster, port, models, "n1")
+    cluster.deploy("a", engine="timed", keep_alive="1h")
+    cluster.deploy("b", engine="timed", keep_alive="1h")
+    assert cluster.ask("a", PROMPT).status == 200
+
+    state = sqlite3.connect(cluster.home("controller") / "state.db", isolation_level=None)
+    state.execute("begin immediate")
+    with ThreadPoolExecutor(1) as clients:
+        cold = clients.submit(cluster.ask, "b", PROMPT)
+        cluster.wait_for(lambda: "does not answer" in cluster.log("controller"), "it to be noticed")
+        time.sleep(1.5)  # Longer than the lease.
+        warm = cluster.ask("a", PROMPT)
+        assert not cold.done()
+        state.execute("rollback")
+        state.close()
+        served = cold.result(timeout=30.0)
+
+    assert warm.ids == reference("a")
+    assert served.ids == reference("b")
+    assert cluster.is_running("controller")
+    assert "Traceback" not in cluster.log("controller")
+
+
+def test_a_controller_that_slept_and_was_not_replaced_goes_on(
+    cluster: LocalCluster, port: int, models: Path
+) -> None:
+    cluster.set_environ(PILOTLIGHT_LEASE_SECONDS="1")
+    start(cluster, port, models, "n1")
+    cluster.deploy("a", engine="timed", keep_alive="1h")
+    assert cluster.ask("a", PROMPT).status == 200
+
+    cluster.send_signal("controller", signal.SIGSTOP)
+    time.sleep(2.5)
+    cluster.send_signal("controller", signal.SIGCONT)
+    answer = cluster.ask("a", PROMPT)
+
+    assert answer.ids == reference("a")
+    assert cluster.is_running("controller")
+    assert len(cluster.starts("a")) == 1
 
 
 def test_a_controller_ends_at_once_although_a_node_does_not_answer(
