@@ -17,6 +17,7 @@ from pilotlight.native_loader import (
     UnsupportedVersion,
 )
 from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.shards import layout_id_of
 from pilotlight.native_loader.testing import (
     RawTensor,
     random_tensor,
@@ -221,6 +222,8 @@ def test_an_index_that_names_a_pickle_is_refused(tmp_path: Path) -> None:
         ('{"weight_map": {"a": 1}}', "something else than a file name"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "no plain file name"),
         ('{"weight_map": {"a": "/x.safetensors"}}', "no plain file name"),
+        (r'{"weight_map": {"a": "\ud800.safetensors"}}', "no plain file name"),
+        (r'{"weight_map": {"a": "\udcff.safetensors"}}', "no plain file name"),
         ('{"weight_map": {"a": "config.json"}}', "no safetensors file"),
         ('{"weight_map": {"a": "gone.safetensors"}}', "'gone.safetensors', which is missing"),
         ('{"weight_map": {"b": "one.safetensors"}}', "holds tensor 'b', which it does not"),
@@ -249,8 +252,11 @@ def test_refuses_a_tensor_that_two_files_hold(tmp_path: Path, rng: random.Random
         Checkpoint.open(tmp_path)
 
 
-def test_refuses_a_fifo_without_waiting_for_a_writer(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "model.safetensors")
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model.safetensors.index.json", "manifest.json"]
+)
+def test_refuses_a_fifo_without_waiting_for_a_writer(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
 
     with pytest.raises(CorruptCheckpoint, match="no regular file"):
         Checkpoint.open(tmp_path)
@@ -288,6 +294,19 @@ def test_refuses_an_execution_file_that_leaves_the_roots(tmp_path: Path, directo
 
     with pytest.raises(OutsideRoots):
         Checkpoint.open(directory, roots=[directory])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors.index.json"])
+def test_refuses_a_manifest_or_index_that_leaves_the_roots(
+    tmp_path: Path, tensors: Tensors, name: str
+) -> None:
+    root = write_sharded_checkpoint(tmp_path / "root", {"1.safetensors": tensors})
+    (tmp_path / "elsewhere").write_text("{}")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OutsideRoots, match=name):
+        Checkpoint.open(root, roots=[root])
 
 
 def test_refuses_a_path_beside_the_roots(tmp_path: Path, directory: Path) -> None:
@@ -330,7 +349,7 @@ def test_another_tools_manifest_is_not_ours(directory: Path) -> None:
         ({"content_id": "short"}, "is no manifest"),
         ({"chunk_bytes": 4096}, "has chunks of 4,096 bytes"),
         ({"tensors": {}}, "was not written for the weight files beside it"),
-        ({"partitions": []}, "was not written for the weight files beside it"),
+        ({"partitions": []}, "names no weight files"),
         ({"version": "x"}, "is no manifest"),
     ],
 )
@@ -342,6 +361,16 @@ def test_refuses_a_manifest_that_was_changed(
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
 
     with pytest.raises(CorruptCheckpoint, match=rule):
+        Checkpoint.open(tmp_path / "packed")
+
+
+def test_refuses_a_manifest_of_nothing(tmp_path: Path, directory: Path) -> None:
+    pack(Checkpoint.open(directory), tmp_path / "packed")
+    file = tmp_path / "packed" / "manifest.json"
+    nothing = {"partitions": [], "tensors": {}, "layout_id": layout_id_of("packed", [], [])}
+    file.write_text(json.dumps(json.loads(file.read_text()) | nothing))
+
+    with pytest.raises(CorruptCheckpoint, match=r"manifest\.json: names no weight files$"):
         Checkpoint.open(tmp_path / "packed")
 
 

@@ -83,6 +83,8 @@ def test_knows_every_dtype_and_its_size(dtype: str) -> None:
         ({"t": [1]}, 8, "no JSON object"),
         ({"__metadata__": []}, 0, "__metadata__ is no JSON object"),
         ({"__metadata__": {"a": 1}}, 0, "something else than text"),
+        ({"__metadata__": {"\ud800": "t"}}, 0, r"__metadata__ holds '\ud800', which is not"),
+        ({"__metadata__": {"a": "\udcff"}}, 0, r"__metadata__ holds '\udcff', which is not"),
         ({"\ud800": tensor()}, 8, "not Unicode text"),
         (b'{"t": 1, "t": 2}', 0, "names 't' twice"),
         (b'{"__metadata__": {"a": "1", "a": "2"}}', 0, "names 'a' twice"),
@@ -138,6 +140,14 @@ def test_refuses_a_pickle_under_another_name(tmp_path: Path, start: bytes) -> No
 
     with pytest.raises(PickleRefused):
         Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x10280])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    header = json.dumps({"t": tensor()}).encode().ljust(length)
+    (tmp_path / "model.safetensors").write_bytes(file_of(header, 8))
+
+    assert list(Checkpoint.open(tmp_path).tensors) == ["t"]
 
 
 def describe(checkpoint: Checkpoint, data: bytes) -> list[tuple[str, str, list[int], bytes]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import select
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +234,23 @@ def test_a_higher_priority_goes_first(
     # None if the first block of `low` was not yet asked for when `high` came.
     assert low.result().n_interruptions <= 1
     assert high.result().n_interruptions == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "tells"),
+    [
+        ({}, True),
+        ({"n_interruptions": 1}, False),
+        ({"direct_io": False}, False),
+        ({"page_cache_bytes": 1}, False),
+    ],
+)
+def test_only_a_load_that_had_the_disk_for_itself_tells_its_speed(
+    pool: ChunkPool, loader: Loader, directory: Path, change: dict[str, Any], tells: bool
+) -> None:
+    result = loader.submit(Checkpoint.open(directory), pool.allocate(1)).result(DEADLINE_SECONDS)
+
+    assert dataclasses.replace(result, **{"direct_io": True, **change}).tells_disk_speed is tells
 
 
 def test_a_load_can_be_promoted(

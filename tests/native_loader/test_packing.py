@@ -198,6 +198,20 @@ def test_takes_over_what_a_killed_pack_left(tmp_path: Path, directory: Path) -> 
     assert not left.exists()
 
 
+def test_a_link_in_place_of_the_staging_directory_is_not_followed(
+    tmp_path: Path, directory: Path
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("x")
+    (tmp_path / ".packed.packing").symlink_to(tmp_path / "precious")
+
+    with pytest.raises(PackFailed, match="the staging directory is a link"):
+        pack(Checkpoint.open(directory), tmp_path / "packed")
+
+    assert (tmp_path / "precious" / "file").read_text() == "x"
+    assert not (tmp_path / "packed").exists()
+
+
 def test_two_packs_to_one_place_do_not_mix(tmp_path: Path, directory: Path) -> None:
     with (
         staged(tmp_path / "packed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -103,6 +104,21 @@ def _descendants(pid: int) -> set[int]:
     while new := {each for each, parent in parents.items() if parent in found | {pid}} - found:
         found |= new
     return found
+
+
+async def test_node_may_open_as_many_files_as_it_is_ever_allowed_to(tmp_path: Path) -> None:
+    limited = ("sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh", *NODE)
+    process = await spawn(tmp_path, *TIMED, command=limited)
+
+    assert process.stderr is not None
+    async with asyncio.timeout(20.0):
+        while b"node runs" not in await process.stderr.readline():
+            pass
+    soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    process.kill()
+    await process.communicate()
+
+    assert soft == hard
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0)])

@@ -109,10 +109,10 @@ def _open(path: Path, roots: Roots) -> Checkpoint:
         roots.check(path)
         if not path.exists():
             raise NotACheckpoint(path, "does not exist")
-        manifest = read_manifest(path) if path.is_dir() else None
+        manifest = read_manifest(path, roots) if path.is_dir() else None
         if manifest is not None:
             return _open_packed(path, manifest, roots)
-        return _open_safetensors(find_weight_files(path), roots)
+        return _open_safetensors(find_weight_files(path, roots), roots)
     except OSError as exc:
         if exc.errno is None or isinstance(exc, ReadFailed):
             raise
@@ -155,6 +155,8 @@ def _open_packed(directory: Path, manifest: Manifest, roots: Roots) -> Checkpoin
     if manifest.chunk_bytes != CHUNK_BYTES:
         raise CorruptCheckpoint(where, f"has chunks of {manifest.chunk_bytes:,d} bytes")
     names = [partition.file for partition in manifest.partitions]
+    if not names:
+        raise CorruptCheckpoint(where, "names no weight files")
     for name in names:
         check_plain_name(name, where)
     shards = read_shards(directory, names, format="packed", roots=roots, mentioned_in=MANIFEST_NAME)

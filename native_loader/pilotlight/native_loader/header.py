@@ -17,6 +17,7 @@ from typing import Any, NoReturn, cast
 
 from pilotlight.native_loader.dtypes import ITEM_BITS
 from pilotlight.native_loader.errors import CorruptCheckpoint, PickleRefused
+from pilotlight.native_loader.unicode_text import is_unicode
 
 MAX_HEADER_BYTES = 100_000_000
 """What the format allows."""
@@ -133,7 +134,9 @@ def _show(value: object) -> str:
 
 
 def _check_kind(start: bytes, file: Path) -> None:
-    if start.startswith(_PICKLE_STARTS):
+    # A header's length may be the same bytes; then its '{' follows.
+    is_header = start[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
+    if start.startswith(_PICKLE_STARTS) and not is_header:
         raise PickleRefused(file)
     if start.startswith(_LFS_START):
         raise CorruptCheckpoint(file, "is a Git LFS pointer; fetch the weights with git lfs pull")
@@ -170,12 +173,13 @@ def _metadata(value: object) -> dict[str, str]:
     for name, text in metadata.items():
         if not isinstance(text, str):
             raise _Broken(f"__metadata__ holds something else than text under {_show(name)}")
+        for part in (name, text):
+            _check_unicode(part, "__metadata__ holds")
     return cast("dict[str, str]", metadata)
 
 
 def _tensor(name: str, value: object) -> HeaderTensor:
-    if not name.isprintable():
-        _check_encodable(name)
+    _check_unicode(name, "a tensor has the name")
     if not isinstance(value, dict):
         raise _Broken(f"tensor {_show(name)} is no JSON object")
     fields = cast("dict[str, object]", value)
@@ -194,11 +198,9 @@ def _tensor(name: str, value: object) -> HeaderTensor:
     return HeaderTensor(dtype=dtype, shape=shape, begin=begin, end=end)
 
 
-def _check_encodable(name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as exc:
-        raise _Broken(f"a tensor has the name {_show(name)}, which is not Unicode text") from exc
+def _check_unicode(text: str, found: str) -> None:
+    if not is_unicode(text):
+        raise _Broken(f"{found} {_show(text)}, which is not Unicode text")
 
 
 def _whole_numbers(name: str, key: str, value: object) -> tuple[int, ...]:

@@ -44,6 +44,11 @@ class LoadResult:
     bottleneck: str
     """One line: what the load waited for most, and its speed."""
 
+    @property
+    def tells_disk_speed(self) -> bool:
+        """Whether `bytes_read` came from the disk, and in `busy_seconds` nothing else did."""
+        return self.direct_io and not self.page_cache_bytes and not self.n_interruptions
+
 
 def result_of(outcome: _native.LoadOutcome, *, is_verified: bool) -> LoadResult:
     """Say for people and schedulers what the readers measured."""

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from pilotlight.native_loader.confinement import Roots
 from pilotlight.native_loader.errors import CorruptCheckpoint, UnsupportedVersion
+from pilotlight.native_loader.whole_files import read_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "pilotlight-packed"
@@ -59,21 +61,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1)
 
 
-def read_manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Path, roots: Roots) -> Manifest | None:
     """Return the manifest of a packed directory; None where there is none of ours.
 
     Raises:
         CorruptCheckpoint: it is damaged.
+        OutsideRoots: it is a link that leads outside.
         UnsupportedVersion: a newer release wrote it.
     """
     file = directory / MANIFEST_NAME
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(_MAX_BYTES + 1)
+        raw = read_whole(file, most_bytes=_MAX_BYTES, roots=roots)
     except (FileNotFoundError, IsADirectoryError):
         return None
-    if len(raw) > _MAX_BYTES:
-        raise CorruptCheckpoint(file, f"is longer than {_MAX_BYTES:,d} bytes")
     return _decode(raw, file)
 
 

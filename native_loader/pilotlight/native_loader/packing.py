@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pilotlight.native_loader.checkpoint import Checkpoint
 from pilotlight.native_loader.checksummed_file import ChecksummedFile
+from pilotlight.native_loader.confinement import Roots
 from pilotlight.native_loader.content import content_id_of
 from pilotlight.native_loader.errors import (
     ContentMismatch,
@@ -81,7 +82,7 @@ def _check_destination(target: Path, *, replace: bool) -> None:
         return
     if not replace:
         raise DestinationExists(target, "exists already")
-    if target.is_symlink() or not target.is_dir() or read_manifest(target) is None:
+    if target.is_symlink() or not target.is_dir() or read_manifest(target, Roots([])) is None:
         raise DestinationExists(target, "is no packed checkpoint, so it is not replaced")
 
 

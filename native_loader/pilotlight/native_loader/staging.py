@@ -68,7 +68,7 @@ def sync_directory(directory: Path) -> None:
 def _locked(place: Path) -> int:
     while True:
         place.mkdir(exist_ok=True)
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open_directory(place)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held the lock before may have removed or renamed the directory since.
@@ -80,9 +80,17 @@ def _locked(place: Path) -> int:
         os.close(fd)
 
 
+def _open_directory(place: Path) -> int:
+    try:
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError as exc:
+        # All in it would be removed, wherever it leads.
+        raise NotADirectoryError(exc.errno, "the staging directory is a link") from exc
+
+
 def _is_at(fd: int, place: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(place))
+        return os.path.samestat(os.fstat(fd), os.lstat(place))
     except FileNotFoundError:
         return False
 

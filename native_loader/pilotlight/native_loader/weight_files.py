@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from pilotlight.native_loader.confinement import Roots
 from pilotlight.native_loader.errors import CorruptCheckpoint, NotACheckpoint, PickleRefused
 from pilotlight.native_loader.header import parse_json_object
+from pilotlight.native_loader.unicode_text import is_unicode
+from pilotlight.native_loader.whole_files import read_whole
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -28,7 +31,7 @@ class WeightFiles:
     """Tensor to file, as the index says; empty where there is no index."""
 
 
-def find_weight_files(path: Path) -> WeightFiles:
+def find_weight_files(path: Path, roots: Roots) -> WeightFiles:
     """Return the weight files of a directory, or the one that `path` is.
 
     The order of preference is that of transformers: model.safetensors, then the
@@ -38,6 +41,7 @@ def find_weight_files(path: Path) -> WeightFiles:
         NotACheckpoint: there are none.
         PickleRefused: there are only pickles.
         CorruptCheckpoint: the index makes no sense.
+        OutsideRoots: the index is a link that leads outside.
     """
     if path.is_file():
         return WeightFiles(directory=path.parent, names=(_single_file(path),))
@@ -45,7 +49,7 @@ def find_weight_files(path: Path) -> WeightFiles:
     if SINGLE_NAME in names:
         return WeightFiles(directory=path, names=(SINGLE_NAME,))
     if INDEX_NAME in names:
-        return _indexed(path)
+        return _indexed(path, roots)
     found = [name for name in names if name.endswith(_SUFFIX)]
     if len(found) == 1:
         return WeightFiles(directory=path, names=(found[0],))
@@ -61,9 +65,9 @@ def check_plain_name(name: str, file: Path) -> None:
     """Check that a name which `file` mentions is that of a file beside it.
 
     Raises:
-        CorruptCheckpoint: it is a path that could lead elsewhere.
+        CorruptCheckpoint: it is a path that could lead elsewhere, or no text.
     """
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or not is_unicode(name):
         raise CorruptCheckpoint(file, f"names the file {name!r}, which is no plain file name")
 
 
@@ -79,12 +83,9 @@ def _is_pickle(name: str) -> bool:
     return name.endswith(_PICKLE_SUFFIXES)
 
 
-def _indexed(directory: Path) -> WeightFiles:
+def _indexed(directory: Path, roots: Roots) -> WeightFiles:
     file = directory / INDEX_NAME
-    with file.open("rb") as stream:
-        raw = stream.read(_MAX_INDEX_BYTES + 1)
-    if len(raw) > _MAX_INDEX_BYTES:
-        raise CorruptCheckpoint(file, f"is longer than {_MAX_INDEX_BYTES:,d} bytes")
+    raw = read_whole(file, most_bytes=_MAX_INDEX_BYTES, roots=roots)
     weight_map = parse_json_object(raw, file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptCheckpoint(file, "has no weight_map")

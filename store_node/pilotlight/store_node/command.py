@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     help="Checkpoints kept in memory beside those.  [default: a quarter of the memory]",
 )
 @click.option(
+    "--nodes-here",
+    type=click.IntRange(1),
+    default=None,
+    help="Nodes on this machine, which share its memory and processors.  [default: 1]",
+)
+@click.option(
     "--engine",
     "engines",
     multiple=True,
@@ -107,14 +113,15 @@ def _read(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
 
     log = {f"log.{name}": flags.pop(f"log_{name}") for name in ("format", "level")}
     overrides = {name: value or None for name, value in flags.items()} | log
-    for name in ("device_bytes", "dram_bytes", "warm_workers"):
-        # Nothing is something here: no DRAM tier, no warm workers.
+    for name in ("controller", "device_bytes", "dram_bytes", "warm_workers"):
+        # Nothing is something here: no controller, no DRAM tier, no warm workers.
         overrides[name] = flags[name]
     return read_settings(KIND, NodeSettings, path=config, environ=os.environ, overrides=overrides)
 
 
 def _run(settings: NodeSettings) -> None:
     import asyncio
+    import resource
 
     from pilotlight.process.logs import configure_logs
     from pilotlight.store_node.shell.serving import serve
@@ -122,4 +129,7 @@ def _run(settings: NodeSettings) -> None:
     # The C core of gRPC writes to stderr what the node says in its own log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     configure_logs(settings.log.format, settings.log.level)
+    # A load holds two descriptors per weight file, and large models have hundreds of those.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     asyncio.run(serve(settings, os.environ))

@@ -111,6 +111,13 @@ class WorkerDied(StoreNodeError, ConnectionError):
         self.log_tail = log_tail
 
 
+class NodeGone(StoreNodeError, ConnectionError):
+    """Nobody is at the node's end of a connection any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the node is gone")
+
+
 class BrokenFrame(StoreNodeError, ValueError):
     """Bytes between a node and its workers that are no message."""
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+
+import pytest
 
 from pilotlight.store_node.core import fence
 from pilotlight.store_node.core.actions import SubmitLoad, TakeWorker
@@ -80,6 +83,18 @@ def test_repeated_refusal_stays_a_refusal() -> None:
     second = case.start(llama, "r2", header=header)
 
     assert code_of(first) is code_of(second) is ErrorCode.DEVICES_BUSY
+    assert case.start(llama, "r2") is None
+
+
+@pytest.mark.parametrize("give_up", [NodeCase.stop, NodeCase.cancel_start])
+def test_start_that_comes_after_it_was_given_up_is_refused(
+    give_up: Callable[[NodeCase, str], Refusal | None],
+) -> None:
+    case = NodeCase(devices=1)
+    llama = case.checkpoint("llama")
+
+    assert code_of(give_up(case, "r1")) is ErrorCode.UNKNOWN_REPLICA
+    assert code_of(case.start(llama, "r1")) is ErrorCode.REPLICA_STOPPED
     assert case.start(llama, "r2") is None
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from pilotlight.store_node.engines.transformers.sampling import choose_token, gumbel_noise
 from pilotlight.store_node.protocol import Sampling
@@ -37,6 +41,40 @@ def test_temperature_sharpens() -> None:
 
     # 0.4**2 / (0.05**2 + 0.4**2 + 0.1**2 + 0.3**2 + 0.15**2) = 0.16 / 0.285
     assert counts[1] / _DRAWS == pytest.approx(0.16 / 0.285, abs=0.032)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-300, 1e-308, 1e-310, 5e-324])
+@pytest.mark.parametrize("others", [{}, {"top_p": 0.9}, {"top_k": 3}, {"top_k": 3, "top_p": 1e-9}])
+def test_temperatures_next_to_zero_take_the_most_likely(
+    temperature: float, others: dict[str, Any]
+) -> None:
+    for logits in (_LOGITS, _LOGITS + 50, 1e6 * _LOGITS):
+        sampling = Sampling(temperature=temperature, **others)
+
+        assert {choose_token(logits, sampling, position=n) for n in range(20)} == {1}
+
+
+@pytest.mark.property
+@given(
+    logits=st.lists(
+        st.floats(width=32, allow_nan=False, max_value=2.0**126), min_size=1, max_size=300
+    ),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.sampled_from([5e-324, 1e-308]) | st.floats(0, allow_infinity=False),
+        top_p=st.floats(0, 1, exclude_min=True),
+        top_k=st.integers(0, 2**32 - 1),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+)
+def test_whatever_is_admitted_chooses_a_token_that_is_possible(
+    logits: list[float], sampling: Sampling
+) -> None:
+    assume(max(logits) > -math.inf)
+
+    token_id = choose_token(torch.tensor(logits), sampling, position=3)
+
+    assert logits[token_id] > -math.inf
 
 
 @pytest.mark.parametrize(

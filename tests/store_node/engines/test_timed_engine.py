@@ -259,6 +259,24 @@ def test_what_options_leave_open_is_read_from_the_configuration(tmp_path: Path) 
     assert set(answer.token_ids) <= set(range(10))
 
 
+@pytest.mark.parametrize("nonsense", [2**31, 10**30, -1, 1.5, True, "many", None])
+def test_counts_that_make_no_sense_are_taken_as_not_stated(
+    tmp_path: Path, nonsense: object
+) -> None:
+    config = {"vocab_size": nonsense, "max_position_embeddings": nonsense, "n_positions": 77}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    _, offer = _bind(_setup(tmp_path), FakeClock())
+
+    assert offer.context_tokens == 77
+
+
+def test_a_replica_that_asks_for_no_concurrency_runs_one_request(tmp_path: Path) -> None:
+    _, offer = _bind(_setup(tmp_path, concurrency=0), FakeClock())
+
+    assert offer.concurrency == 1
+
+
 def test_options_win_over_replica_and_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 77}))
     options = {"concurrency": "5", "context_tokens": "50", "kv_tokens": "90"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from pilotlight.store_node.engines import Engine, EngineSetup, Offer, Weights, Work
 from pilotlight.store_node.engines.transformers import TransformersEngine
+from pilotlight.store_node.engines.transformers.loop import StepLoop
 from pilotlight.store_node.errors import (
     InvalidLogits,
     InvalidOption,
@@ -46,6 +48,19 @@ def _answer(engine: Engine, prompt_ids: tuple[int, ...], **sampling: Any) -> Tra
         sampling=Sampling(**{"temperature": 0.0, "max_tokens": 24, **sampling}),
     )
     return run_to_end(engine, [work])[work.request_id]
+
+
+def _count_answers(monkeypatch: pytest.MonkeyPatch) -> list[RequestId]:
+    """Return the requests that step loops will have taken."""
+    admit = StepLoop.admit
+    answered: list[RequestId] = []
+
+    def count(loop: StepLoop, work: Work) -> None:
+        admit(loop, work)
+        answered.append(work.request_id)
+
+    monkeypatch.setattr(StepLoop, "admit", count)
+    return answered
 
 
 class TestContractInFloat64(EngineContract):
@@ -296,6 +311,23 @@ def test_the_context_is_the_smaller_of_the_asked_and_the_models(
     assert [offer.context_tokens for offer in offers] == [64, 40, 64]
 
 
+@pytest.mark.parametrize("nonsense", [2**31, -5])
+def test_a_context_that_makes_no_sense_is_taken_as_not_stated(
+    tmp_path: Path,
+    checkpoint: Checkpoints,
+    make_setup: Setups,
+    stored_weights: WeightsOf,
+    nonsense: int,
+) -> None:
+    config = json.loads((checkpoint("llama") / "config.json").read_text())
+    config["max_position_embeddings"] = nonsense
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    _, offer = _bind(make_setup(tmp_path), stored_weights(checkpoint("llama")))
+
+    assert offer.context_tokens == 2048
+
+
 def test_a_stop_id_that_generate_would_stop_at_ends_the_request(
     checkpoint: Checkpoints, make_setup: Setups, stored_weights: WeightsOf
 ) -> None:
@@ -366,19 +398,38 @@ def test_options_are_refused_since_there_are_none(
 def test_preloading_runs_what_it_can_and_names_the_rest(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admit = TransformersEngine.admit
-    answered: list[RequestId] = []
-
-    def count(engine: TransformersEngine, work: Work) -> None:
-        admit(engine, work)
-        answered.append(work.request_id)
-
-    monkeypatch.setattr(TransformersEngine, "admit", count)
+    answered = _count_answers(monkeypatch)
 
     TransformersEngine.preload([*DENSE, "mixtral", "mamba", "no-such-model"])
 
     assert len(answered) == len(DENSE) + 1
     assert [record.getMessage().split()[-1] for record in caplog.records] == ["past", "knows"]
+
+
+def test_preloading_leaves_out_what_the_library_can_not_make_small(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = _count_answers(monkeypatch)
+
+    # One breaks a rule for its configuration, the other an assertion.
+    TransformersEngine.preload(["zamba2", "reformer", "gpt2"])
+
+    assert len(answered) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message[: message.index(":")] for message in messages] == [
+        "no tiny zamba2 model could be run",
+        "no tiny reformer model could be run",
+    ]
+    assert not any("\n" in message for message in messages)
+
+
+def test_preloading_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    answered = _count_answers(monkeypatch)
+
+    TransformersEngine.preload(["gpt2"])
+
+    assert len(answered) == 1
 
 
 def test_the_version_names_what_computes() -> None:

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from pilotlight.native_loader import CHUNK_BYTES, Checkpoint
+from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, LoadResult
 from pilotlight.native_loader.packing import pack
 from pilotlight.store_node.protocol import (
     FinishReason,
@@ -127,6 +127,21 @@ async def test_starts_from_ssd_then_from_dram_and_computes_the_same(tmp_path: Pa
         assert cold.prefill_seconds is not None
         assert len(texts[0]) == 8
         assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_tells_how_busy_the_disk_was_only_where_the_load_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    make_checkpoint(tmp_path / "models" / "llama")
+    monkeypatch.setattr(LoadResult, "tells_disk_speed", tells)
+
+    async with NodeHarness.running(tmp_path) as harness:
+        await run(harness, "llama")
+
+        outcome = harness.controller.replicas[ReplicaId("r1")].outcome
+        assert outcome is not None
+        assert (outcome.disk_busy_seconds > 0) is tells
 
 
 async def test_dram_keeps_what_was_used_last(tmp_path: Path) -> None:
@@ -447,6 +462,21 @@ async def test_measures_its_disk_after_it_has_registered(tmp_path: Path) -> None
         assert channel.measured
         assert channel.channel_id == controller.reports[0].checkpoints[0].ssd_channel
         assert (await harness.client.describe()).resources.channels == (channel,)
+
+
+@pytest.mark.usefixtures("direct_reads")
+async def test_measures_a_disk_whose_first_checkpoint_comes_later(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"probe": True, "rescan_seconds": 0.1}
+
+    async with NodeHarness.running(tmp_path, **settings) as harness:
+        controller = harness.controller
+        make_checkpoint(tmp_path / "models" / "llama", chunks=2)
+        await controller.wait_for(
+            lambda: any(each.measured for update in controller.updates for each in update.channels)
+        )
+
+        [channel] = (await harness.client.describe()).resources.channels
+        assert channel.measured
 
 
 async def test_health_and_reflection_tell_what_is_served(tmp_path: Path) -> None:

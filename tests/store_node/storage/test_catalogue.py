@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from pilotlight.native_loader import OutsideRoots
+from pilotlight.native_loader import Checkpoint, OutsideRoots
 from pilotlight.store_node.core import CheckpointCopy
 from pilotlight.store_node.protocol import Reference
+from pilotlight.store_node.storage import catalogue as catalogue_module
 from pilotlight.store_node.storage.catalogue import Catalogue
+from pilotlight.store_node.storage.model_facts import ModelFacts
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -116,6 +119,67 @@ def test_broken_checkpoints_are_listed_with_the_reason(
     assert "model.safetensors" in found["truncated"].problem
     assert "pickle" in found["pickled"].problem
     assert "config.json" in found["odd"].problem
+
+
+def test_directory_whose_name_is_no_utf8_is_left_out_and_told_of_once(
+    tmp_path: Path, make_small_checkpoint: MakeCheckpoint
+) -> None:
+    make_small_checkpoint(tmp_path / "llama")
+    make_small_checkpoint(tmp_path / os.fsdecode(b"model\xe9"))
+
+    with capture_logs() as logs:
+        catalogue = scanned(tmp_path)
+        catalogue.adopt(catalogue.scan())
+
+    assert list(copies(catalogue)) == ["llama"]
+    [told] = logs
+    assert told["log_level"] == "warning"
+    assert told["path"] == rf"{tmp_path}/model\udce9"
+
+
+def test_files_whose_names_are_no_utf8_harm_nobody(
+    tmp_path: Path, make_small_checkpoint: MakeCheckpoint
+) -> None:
+    odd = os.fsdecode(b"\xe9")
+    llama = make_small_checkpoint(tmp_path / "llama", config=LLAMA)
+    for name in (f"notes-{odd}.txt", f"tokenizer-{odd}.json"):
+        (llama / name).touch()
+    weights = make_small_checkpoint(tmp_path / "weights") / "model.safetensors"
+    weights.rename(weights.with_name(f"{odd}.safetensors"))
+    (tmp_path / "pickles").mkdir()
+    for name in ("pytorch_model.bin.index.json", f"{odd}.bin"):
+        (tmp_path / "pickles" / name).touch()
+
+    catalogue = scanned(tmp_path)
+    found = copies(catalogue)
+
+    assert catalogue.is_current(Reference("llama"))
+    assert (found["llama"].execution_files, found["llama"].problem) == (("config.json",), "")
+    assert found["weights"].problem.endswith(r"holds '\udce9.safetensors', which is no UTF-8")
+    assert r"\udce9.bin: is a pickle" in found["pickles"].problem
+
+
+def test_defect_that_one_directory_brings_out_is_told_once_and_harms_no_other(
+    tmp_path: Path, make_small_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small_checkpoint(tmp_path / "llama")
+    make_small_checkpoint(tmp_path / "odd")
+
+    def break_on_odd(checkpoint: Checkpoint) -> ModelFacts:
+        if checkpoint.path.name == "odd":
+            raise ZeroDivisionError("a bug")
+        return ModelFacts()
+
+    monkeypatch.setattr(catalogue_module, "read_model_facts", break_on_odd)
+    with capture_logs() as logs:
+        catalogue = scanned(tmp_path)
+        catalogue.adopt(catalogue.scan())
+
+    found = copies(catalogue)
+    assert found["llama"].problem == ""
+    assert found["odd"].problem == f"{tmp_path}/odd: ZeroDivisionError: a bug"
+    [told] = logs
+    assert (told["log_level"], told["exc_info"]) == ("error", True)
 
 
 def test_rescan_opens_only_what_has_changed(

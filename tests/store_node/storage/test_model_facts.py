@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from pilotlight.native_loader import Checkpoint
 from pilotlight.store_node.storage.model_facts import ModelFacts, read_model_facts
 
 MakeCheckpoint = Callable[..., Path]
+
+LLAMA = ModelFacts(architecture="llama", dtype="bf16")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,12 @@ MakeCheckpoint = Callable[..., Path]
             {"model_type": 7, "max_position_embeddings": "many", "torch_dtype": None},
             ModelFacts(dtype="bf16"),
         ),
+        *(
+            ({"model_type": "llama", "max_position_embeddings": nonsense}, LLAMA)
+            for nonsense in (2**31, 10**30, -1, 0, True, 512.0)
+        ),
+        ({"model_type": "llama", "n_ctx": 2**31 - 1}, replace(LLAMA, context_tokens=2**31 - 1)),
+        ({"model_type": "x" * 100_000}, ModelFacts(dtype="bf16")),
     ],
 )
 def test_reads_what_the_config_says(

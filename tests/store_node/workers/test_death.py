@@ -17,6 +17,10 @@ from pilotlight.store_node.workers.death import WorkerDeath, log_tail
             "worker w was killed by SIGSEGV",
         ),
         (
+            WorkerDeath(worker_id="w", exit_code=None, signal=40, log_tail=""),
+            "worker w was killed by signal 40",
+        ),
+        (
             WorkerDeath(worker_id="w", exit_code=3, signal=None, log_tail="one\n two \n"),
             "worker w ended with exit code 3; its last line: two",
         ),
@@ -31,7 +35,7 @@ from pilotlight.store_node.workers.death import WorkerDeath, log_tail
             "why",
         ),
     ],
-    ids=["signal", "exit", "unseen", "told"],
+    ids=["signal", "nameless", "exit", "unseen", "told"],
 )
 def test_the_reason_is_one_line(death: WorkerDeath, reason: str) -> None:
     assert death.reason == reason

@@ -19,7 +19,7 @@ from pilotlight.store_node.engines import Emission, EngineSetup, Work, WorkRefus
 from pilotlight.store_node.engines.token_hash import expected_ids
 from pilotlight.store_node.errors import EngineFailed, UnknownEngine, WorkerDied
 from pilotlight.store_node.protocol import RequestId, Sampling
-from pilotlight.store_node.workers import Worker, WorkerDeath, WorkerPool
+from pilotlight.store_node.workers import Worker, WorkerDeath, WorkerPool, framing, nursery
 
 pytestmark = pytest.mark.integration
 
@@ -315,6 +315,23 @@ async def test_a_worker_that_exits_is_known_by_its_last_line(
     assert worker.log_path.exists()
 
 
+async def test_only_the_last_logs_of_failed_workers_are_kept(
+    start_pool: StartPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nursery, "_KEPT_LOGS", 2)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for age in range(5):
+        (logs / f"timed-9{age}.log").write_text("x")
+        os.utime(logs / f"timed-9{age}.log", (1000 - age, 1000 - age))
+    (logs / "timed-2-91.log").write_text("of an engine timed-2")
+
+    await start_pool(timed=TIMED)
+
+    kept = {"timed-1.log", "timed-90.log", "timed-91.log", "timed-2-91.log", "timed-zygote.log"}
+    assert {path.name for path in logs.iterdir()} == kept
+
+
 async def test_a_worker_that_sends_nonsense_is_killed(
     start_pool: StartPool, setup_for: SetupFor, tmp_path: Path
 ) -> None:
@@ -405,6 +422,48 @@ async def test_no_worker_is_forked_from_a_process_with_threads(
         await pool.take("odd").prepare(setup_for(tmp_path))
 
 
+async def test_a_message_that_is_too_large_fails_its_worker_alone(
+    start_pool: StartPool,
+    setup_for: SetupFor,
+    arena: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = await start_pool(timed=TIMED)
+    worker, listener = await _ready(pool, setup_for(tmp_path), arena)
+    monkeypatch.setattr(framing, "MAX_FRAME_BYTES", 1000)
+
+    with pytest.raises(EngineFailed, match=r"^a Admit of \d+ bytes is too large$") as failed:
+        await worker.admit(_work(n_prompt=2000))
+
+    assert failed.value.code == "too_large"
+    await listener.until(lambda: bool(listener.deaths))
+    assert listener.deaths[0].reason == str(failed.value)
+
+
+async def test_a_zygote_that_does_not_fork_is_replaced(
+    start_pool: StartPool,
+    until_warm: UntilWarm,
+    setup_for: SetupFor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nursery, "_FORK_SECONDS", 0.5)
+    pool = await start_pool(timed=TIMED)
+    zygote = pool.zygote_pids()["timed"]
+    os.kill(zygote, signal.SIGSTOP)
+    pool.take("timed")
+    unborn = pool.take("timed")
+
+    unborn.kill()
+
+    async with asyncio.timeout(10):
+        await unborn.wait_dead()
+    await until_warm(pool, {"timed": 1})
+    assert pool.zygote_pids()["timed"] != zygote
+    assert await pool.take("timed").prepare(setup_for(tmp_path)) >= 0
+
+
 async def test_workers_that_came_and_went_leave_nothing_open(
     start_pool: StartPool, until_warm: UntilWarm, setup_for: SetupFor, arena: int, tmp_path: Path
 ) -> None:
@@ -453,7 +512,10 @@ async def test_a_zygote_that_does_not_answer_is_ended_too(start_pool: StartPool)
     (child,) = _children(zygote)
 
     os.kill(zygote, signal.SIGSTOP)
-    await pool.close()
+    for _ in range(2):
+        pool.take("timed")
+    async with asyncio.timeout(10):
+        await pool.close()
 
     assert not _is_alive(zygote)
     assert not _is_alive(child)

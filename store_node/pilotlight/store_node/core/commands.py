@@ -81,6 +81,11 @@ class Commands:
             return Refusal(
                 code=ErrorCode.REPLICA_EXISTS, message=f"replica {spec.replica_id!r} exists"
             )
+        if self._state.replicas.is_barred(spec.replica_id):
+            return Refusal(
+                code=ErrorCode.REPLICA_STOPPED,
+                message=f"replica {spec.replica_id!r} was given up before its start came",
+            )
         if spec.engine not in self._state.engines:
             known = ", ".join(sorted(self._state.engines))
             return Refusal(
@@ -179,8 +184,11 @@ class Commands:
         return copy
 
     def _find_replica(self, replica_id: ReplicaId) -> Replica | Refusal:
+        """Return the replica that a command is to end."""
         replica = self._state.replicas.get(replica_id)
         if replica is None:
+            # A start waits for a look at the disk, and what ends it may overtake it.
+            self._state.replicas.bar(replica_id)
             return Refusal(
                 code=ErrorCode.UNKNOWN_REPLICA, message=f"no replica {replica_id!r} here"
             )

@@ -102,6 +102,7 @@ class LoadSucceeded:
     queue_seconds: float
     """Submitted to first block."""
     busy_seconds: float
+    """First block to last; 0 where that tells nothing of the disk."""
     checksum: ChecksumState
     bytes_digest: str
     bottleneck: str

@@ -122,6 +122,7 @@ class Replicas:
     def __init__(self, emit: Callable[[Action], None]) -> None:
         self._emit = emit
         self._replicas: OrderedDict[ReplicaId, Replica] = OrderedDict()
+        self._barred: OrderedDict[ReplicaId, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(list(self._replicas.values()))
@@ -132,6 +133,16 @@ class Replicas:
     def get(self, replica_id: ReplicaId) -> Replica | None:
         """Return a replica that the node remembers."""
         return self._replicas.get(replica_id)
+
+    def bar(self, replica_id: ReplicaId) -> None:
+        """Never take a replica that was given up before its start came."""
+        self._barred[replica_id] = None
+        while len(self._barred) > MOST_ENDED_REPLICAS:
+            self._barred.popitem(last=False)
+
+    def is_barred(self, replica_id: ReplicaId) -> bool:
+        """Whether a replica is not to be taken any more."""
+        return replica_id in self._barred
 
     def add(self, replica: Replica) -> None:
         """Take a new replica, STARTING."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from pilotlight.store_node.engines.clock import Clock, MonotonicClock
-from pilotlight.store_node.engines.config_file import read_config
+from pilotlight.store_node.engines.config_file import first_count, read_config
 from pilotlight.store_node.engines.engine import (
     Emission,
     EngineSetup,
@@ -128,15 +128,15 @@ class TimedEngine:
         config = read_config(setup.directory) if has_config else {}
         self._options = options
         self._salt = options.salt or setup.spec.model
-        self._concurrency = options.concurrency or setup.spec.concurrency
+        self._concurrency = options.concurrency or max(1, setup.spec.concurrency)
         self._context_tokens = (
             options.context_tokens
             or setup.spec.context_tokens
-            or _count(config, "max_position_embeddings", "n_positions")
+            or first_count(config, "max_position_embeddings", "n_positions")
             or _FALLBACK_CONTEXT_TOKENS
         )
         self._vocabulary = (
-            options.vocabulary or _count(config, "vocab_size") or _FALLBACK_VOCABULARY
+            options.vocabulary or first_count(config, "vocab_size") or _FALLBACK_VOCABULARY
         )
 
     def bind(self, weights: Weights) -> Offer:
@@ -262,9 +262,3 @@ def _logprobs(token_id: int, n_top: int | None) -> tuple[TokenLogprobs, ...]:
         return ()
     ids, logprobs = ((token_id,), (0.0,)) if n_top else ((), ())
     return (TokenLogprobs(logprob=0.0, top_ids=ids, top_logprobs=logprobs),)
-
-
-def _count(config: dict[str, Any], *names: str) -> int:
-    """Return the first of these settings that is a positive number, or 0."""
-    values = (config.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int) and value > 0), 0)

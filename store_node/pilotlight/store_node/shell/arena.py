@@ -165,7 +165,7 @@ def _end_of(load_id: str, load: Load) -> LoadSucceeded | LoadFailed:
         load_id=load_id,
         bytes_read=result.bytes_read,
         queue_seconds=result.queue_seconds,
-        busy_seconds=result.busy_seconds,
+        busy_seconds=result.busy_seconds if result.tells_disk_speed else 0.0,
         checksum=ChecksumState(result.checksum),
         bytes_digest=result.bytes_digest,
         bottleneck=result.bottleneck,

@@ -195,7 +195,7 @@ class StoreNode:
                 tasks.create_task(self._show_metrics())
             tasks.create_task(self._report_progress())
             tasks.create_task(self._prepare())
-            tasks.create_task(self._scanner.rescan_for_ever(self._settings.rescan_seconds))
+            tasks.create_task(self._rescan_for_ever())
 
     def _note_end(self, background: asyncio.Future[None]) -> None:
         if not background.cancelled() and (error := background.exception()) is not None:
@@ -214,6 +214,11 @@ class StoreNode:
             await self._scanner.measure()
         largest = max((copy.n_chunks for copy in self._parts.catalogue.copies()), default=0)
         await asyncio.to_thread(self._parts.machine.populate, largest)
+
+    async def _rescan_for_ever(self) -> None:
+        await self._scanner.rescan_for_ever(
+            self._settings.rescan_seconds, is_measuring=self._settings.probe
+        )
 
     async def _report_progress(self) -> None:
         while True:

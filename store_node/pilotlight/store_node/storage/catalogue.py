@@ -2,7 +2,8 @@
 
 A scan walks the roots and compares what `stat` says of each checkpoint's files
 with the scan before; only new or changed checkpoints are opened. What can't be
-opened is listed too, with the reason, so that whoever deploys it is told.
+opened is listed too, with the reason, so that whoever deploys it is told. Only a
+directory whose name nobody could say, as it is no UTF-8, is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 
 from pilotlight.native_loader import Checkpoint, LoaderError, NotACheckpoint
 from pilotlight.native_loader.confinement import Roots
+from pilotlight.native_loader.unicode_text import as_unicode, is_unicode
 from pilotlight.store_node.core import CheckpointCopy
 from pilotlight.store_node.protocol import ChannelId, Reference
 from pilotlight.store_node.shell.identity import disk_channel
@@ -52,7 +54,7 @@ class Catalogue:
         self._roots = tuple(dict.fromkeys(root.absolute() for root in roots))
         self._confinement = Roots(self._roots)
         self._found: Mapping[Reference, Found] = {}
-        self._told_hidden: set[Path] = set()
+        self._told: set[Path] = set()
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -82,9 +84,13 @@ class Catalogue:
         found: dict[Reference, Found] = {}
         for root in self._roots:
             for directory in self._directories(root):
+                if not is_unicode(str(directory)):
+                    self._tell_once(directory, "checkpoint left out, as its path is no UTF-8")
+                    continue
                 reference = Reference(str(directory.relative_to(root)))
                 if reference in found:
-                    self._tell_hidden(directory, by=found[reference].copy.path)
+                    by = found[reference].copy.path
+                    self._tell_once(directory, "checkpoint hidden by another", by=by)
                     continue
                 entry = self._look(reference, directory)
                 if entry is not None:
@@ -142,10 +148,10 @@ class Catalogue:
             return False
         return True
 
-    def _tell_hidden(self, directory: Path, *, by: str) -> None:
-        if directory not in self._told_hidden:
-            self._told_hidden.add(directory)
-            log.warning("checkpoint hidden by another", path=str(directory), by=by)
+    def _tell_once(self, directory: Path, what: str, **facts: str) -> None:
+        if directory not in self._told:
+            self._told.add(directory)
+            log.warning(what, path=as_unicode(str(directory)), **facts)
 
     def _look(self, reference: Reference, directory: Path) -> Found | None:
         try:
@@ -164,19 +170,28 @@ class Catalogue:
             checkpoint = Checkpoint.open(directory, roots=self._roots)
             copy = _copy_of(reference, checkpoint)
         except (LoaderError, OSError) as exc:
-            log.warning("checkpoint can't be used", reference=reference, reason=str(exc))
-            copy = CheckpointCopy(
-                reference=reference,
-                path=str(directory),
-                identity=signature,
-                ssd_channel=ChannelId(""),
-                problem=str(exc),
-            )
-            return Found(copy=copy, checkpoint=None, signature=signature)
-        return Found(copy=copy, checkpoint=checkpoint, signature=signature)
+            problem = as_unicode(str(exc))
+            log.warning("checkpoint can't be used", reference=reference, reason=problem)
+        # Directories hold what anybody put there: none of them may keep the node from the others.
+        except Exception as exc:
+            problem = as_unicode(f"{directory}: {type(exc).__name__}: {exc}")
+            log.exception("defect: a checkpoint can't be looked at", reference=reference)
+        else:
+            return Found(copy=copy, checkpoint=checkpoint, signature=signature)
+        copy = CheckpointCopy(
+            reference=reference,
+            path=str(directory),
+            identity=signature,
+            ssd_channel=ChannelId(""),
+            problem=problem,
+        )
+        return Found(copy=copy, checkpoint=None, signature=signature)
 
 
 def _copy_of(reference: Reference, checkpoint: Checkpoint) -> CheckpointCopy:
+    for file in checkpoint.files:
+        if not is_unicode(file.path.name):
+            raise NotACheckpoint(checkpoint.path, f"holds {file.path.name!r}, which is no UTF-8")
     facts = read_model_facts(checkpoint)
     identity = repr(
         [
@@ -197,7 +212,7 @@ def _copy_of(reference: Reference, checkpoint: Checkpoint) -> CheckpointCopy:
         architecture=facts.architecture,
         context_tokens=facts.context_tokens,
         dtype=facts.dtype,
-        execution_files=checkpoint.execution_files,
+        execution_files=tuple(filter(is_unicode, checkpoint.execution_files)),
         problem=facts.problem,
     )
 
@@ -234,4 +249,4 @@ def _signature(directory: Path) -> str:
                 f"{entry.name} {status.st_dev} {status.st_ino} {status.st_size}"
                 f" {status.st_mtime_ns} {status.st_ctime_ns}"
             )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

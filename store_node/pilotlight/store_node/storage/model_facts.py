@@ -10,10 +10,12 @@ from typing import Any, cast
 import msgspec
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.store_node.engines.config_file import first_count
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _MOST_BYTES = 16 << 20
+_MOST_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +43,16 @@ def read_model_facts(checkpoint: Checkpoint) -> ModelFacts:
     nested: Mapping[str, Any] = cast("dict[str, Any]", text) if isinstance(text, dict) else {}
     return ModelFacts(
         architecture=_text(config, ("model_type",)),
-        context_tokens=_number(config, _CONTEXT_KEYS) or _number(nested, _CONTEXT_KEYS),
+        context_tokens=first_count(config, *_CONTEXT_KEYS) or first_count(nested, *_CONTEXT_KEYS),
         dtype=_text(config, _DTYPE_KEYS) or _text(nested, _DTYPE_KEYS) or _stored_dtype(checkpoint),
     )
 
 
 def _text(config: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     found = (config.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, str)), "")
-
-
-def _number(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
-    found = (config.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+    return next(
+        (value for value in found if isinstance(value, str) and len(value) <= _MOST_CHARACTERS), ""
+    )
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> str:

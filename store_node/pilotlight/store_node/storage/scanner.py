@@ -59,11 +59,13 @@ class Scanner:
             if self._catalogue.adopt(found):
                 self.announce()
 
-    async def rescan_for_ever(self, period_seconds: float) -> None:
-        """Rescan every so often."""
+    async def rescan_for_ever(self, period_seconds: float, *, is_measuring: bool) -> None:
+        """Rescan every so often, and measure disks that are new where that is wanted."""
         while True:
             await asyncio.sleep(period_seconds)
             await self.rescan()
+            if is_measuring:
+                await self.measure()
 
     async def measure(self) -> None:
         """Measure the disks that hold checkpoints and were not measured before, one by one."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+from pilotlight.store_node.errors import NodeGone
 from pilotlight.store_node.workers.framing import FrameDecoder, encode_frame
 from pilotlight.store_node.workers.messages import Message
 
@@ -36,11 +37,14 @@ class Channel(Generic[M]):
         """Send a message, and descriptors along with it.
 
         Raises:
-            OSError: nobody is there any more.
+            NodeGone: as it says.
         """
         frame = encode_frame(message)
-        n_sent = socket.send_fds(self._socket, [frame], descriptors) if descriptors else 0
-        self._socket.sendall(memoryview(frame)[n_sent:])
+        try:
+            n_sent = socket.send_fds(self._socket, [frame], descriptors) if descriptors else 0
+            self._socket.sendall(memoryview(frame)[n_sent:])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise NodeGone from error
 
     def receive(self, *, is_patient: bool) -> list[M] | None:
         """Return the messages that have come; wait for the first bytes if patient.

@@ -31,7 +31,7 @@ class WorkerDeath:
         if self.message:
             return self.message
         if self.signal is not None:
-            how = f"was killed by {signal.Signals(self.signal).name}"
+            how = f"was killed by {_signal_name(self.signal)}"
         elif self.exit_code is not None:
             how = f"ended with exit code {self.exit_code}"
         else:
@@ -39,6 +39,13 @@ class WorkerDeath:
         lines = self.log_tail.splitlines()
         last_words = f"; its last line: {lines[-1].strip()}" if lines else ""
         return f"worker {self.worker_id} {how}{last_words}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # Those for real-time have no names.
 
 
 def log_tail(path: Path) -> str:

@@ -24,6 +24,12 @@ _LONGEST_DELAY_SECONDS = 30.0
 # A zygote has nothing to do when it is told to end, but for leaving Python.
 _END_SECONDS = 2.0
 
+# A fork takes milliseconds; one that takes as long as this never ends.
+_FORK_SECONDS = 30.0
+
+# Logs of workers that have failed, to be looked at; more of them say the same.
+_KEPT_LOGS = 20
+
 _log = structlog.get_logger()
 
 
@@ -34,7 +40,7 @@ class Nursery:
     says so; workers asked for before then wait here. From then on a worker is a
     fork away. When the zygote dies, the kernel kills its workers, for each of
     them asked for that; another zygote is started after a delay which doubles
-    until one lives.
+    until one lives. A zygote that leaves a fork unanswered is killed.
 
     The zygote is tied to the thread that starts it, so the event loop's thread
     must be one that lives as long as the node: its main thread.
@@ -64,6 +70,7 @@ class Nursery:
         self._failed: messages.Failed | None = None
         self._waiting: dict[str, tuple[Worker, socket.socket]] = {}
         self._alive: dict[str, Worker] = {}
+        self._forks_due: dict[str, asyncio.TimerHandle] = {}
         self._n_workers = 0
         self._delay_seconds = _FIRST_DELAY_SECONDS
         self._restart: asyncio.TimerHandle | None = None
@@ -105,6 +112,7 @@ class Nursery:
 
     def spawn(self) -> Worker:
         """Return a new worker, whose process follows."""
+        self._remove_old_logs()
         self._n_workers += 1
         ours, theirs = socket.socketpair()
         worker = Worker(
@@ -126,8 +134,13 @@ class Nursery:
         workers = [*self._alive.values(), *(worker for worker, _ in self._waiting.values())]
         for worker in workers:
             worker.kill()
-        for worker in workers:
-            await worker.wait_dead()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await _wait_dead(workers)
+        except TimeoutError:
+            # What it was to fork ends with it.
+            self._kill_zygote()
+            await _wait_dead(workers)
         if self._process is None:
             return
         if self._is_ready and self._link is not None:
@@ -144,6 +157,19 @@ class Nursery:
     def _log_path(self, name: str) -> Path:
         return self._log_directory / f"{self._engine}-{name}.log"
 
+    def _remove_old_logs(self) -> None:
+        """Keep the last logs of workers that have ended, those of an earlier node among them."""
+        prefix = f"{self._engine}-"
+        left = [
+            path
+            for path in self._log_directory.glob(f"{prefix}*.log")
+            if path.stem.removeprefix(prefix).isdecimal()
+            and path.stem not in self._alive
+            and path.stem not in self._waiting
+        ]
+        for path in sorted(left, key=lambda path: path.stat().st_mtime)[:-_KEPT_LOGS]:
+            path.unlink(missing_ok=True)
+
     def _fork_waiting(self) -> None:
         assert self._link is not None
         for worker, theirs in self._waiting.values():
@@ -153,6 +179,9 @@ class Nursery:
             )
             theirs.close()
             self._alive[worker.worker_id] = worker
+            self._forks_due[worker.worker_id] = self._loop.call_later(
+                _FORK_SECONDS, self._kill_stuck_zygote
+            )
         self._waiting.clear()
 
     def _withdraw(self, worker: Worker) -> None:
@@ -170,6 +199,7 @@ class Nursery:
                 self._fork_waiting()
                 self._on_ready()
             case messages.Forked():
+                self._forks_due.pop(message.worker_id).cancel()
                 assert self._link is not None
                 pidfd = self._link.take_descriptor()
                 _log.debug(
@@ -177,6 +207,7 @@ class Nursery:
                 )
                 self._alive[message.worker_id].forked(message.pid, pidfd)
             case messages.ForkFailed():
+                self._forks_due.pop(message.worker_id).cancel()
                 _log.error("fork failed", engine=self._engine, reason=message.reason)
                 failed = messages.Failed(code="fork_failed", message=message.reason)
                 self._alive.pop(message.worker_id).never_forked(failed)
@@ -185,6 +216,10 @@ class Nursery:
                 worker.exited(exit_code=message.exit_code, signal=message.signal)
             case messages.Failed():
                 self._failed = message
+
+    def _kill_stuck_zygote(self) -> None:
+        _log.error("zygote does not fork", engine=self._engine, waited_seconds=_FORK_SECONDS)
+        self._kill_zygote()
 
     def _kill_zygote(self) -> None:
         if self._process is not None:
@@ -223,6 +258,9 @@ class Nursery:
             theirs.close()
             worker.never_forked(self._failed)
         self._waiting.clear()
+        for timer in self._forks_due.values():
+            timer.cancel()
+        self._forks_due.clear()
         alive = list(self._alive.values())
         self._alive.clear()
         for worker in alive:
@@ -240,3 +278,8 @@ class Nursery:
         except OSError as error:
             _log.error("zygote can't be started", engine=self._engine, reason=str(error))
             self._start_later()
+
+
+async def _wait_dead(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        await worker.wait_dead()

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pilotlight.native_loader import AttachedWeights
 from pilotlight.store_node.engines.engine import Engine, EngineSetup, Work, WorkRefused
-from pilotlight.store_node.errors import EngineFault
+from pilotlight.store_node.errors import EngineFault, NodeGone
 from pilotlight.store_node.workers.channel import Channel
 from pilotlight.store_node.workers.messages import (
     Admit,
@@ -48,6 +48,7 @@ class Session:
         """Work until the node closes the connection.
 
         Raises:
+            NodeGone: it is, in the midst of something.
             Exception: the engine gave up.
         """
         self._channel.send(Warm())
@@ -102,12 +103,14 @@ def run_worker(connection: socket.socket, engine: type[Engine]) -> int:
     channel = Channel[ToWorker](connection, ToWorker)
     try:
         Session(channel, engine()).run()
+    except NodeGone:
+        return 0
     except Exception as error:  # The outermost loop: whatever it is ends this worker alone.
         traceback.print_exc()
         try:
             channel.send(failure(error))
-        except OSError:
-            pass  # The node is gone, and knows.
+        except NodeGone:
+            pass
         return 1
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pilotlight.native_loader import WeightLayout
 from pilotlight.store_node.engines.engine import Emission, EngineSetup, Offer, Work, WorkRefused
-from pilotlight.store_node.errors import EngineFailed, WorkerDied
+from pilotlight.store_node.errors import BrokenFrame, EngineFailed, WorkerDied
 from pilotlight.store_node.protocol.values import RequestId
 from pilotlight.store_node.workers import messages
 from pilotlight.store_node.workers.death import WorkerDeath, log_tail
@@ -195,10 +195,18 @@ class Worker:
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._calls[call] = answer
         try:
-            self._link.send(build(call), descriptors=descriptors)
+            self._send(build(call), descriptors)
             return await answer
         finally:
             self._calls.pop(call, None)
+
+    def _send(self, message: messages.Message, descriptors: Sequence[int]) -> None:
+        try:
+            self._link.send(message, descriptors=descriptors)
+        except BrokenFrame as error:
+            # It can't be told what to do, and so is of no use.
+            self._fail(messages.Failed(code="too_large", message=str(error)))
+            self.kill()
 
     def _check_alive(self) -> None:
         if self._failed is not None:

@@ -22,6 +22,7 @@ import traceback
 from pilotlight.process.lifeline import die_with_parent
 from pilotlight.store_node.engines.engine import Engine
 from pilotlight.store_node.engines.registry import load_engine
+from pilotlight.store_node.errors import NodeGone
 from pilotlight.store_node.workers.channel import Channel
 from pilotlight.store_node.workers.isolation import isolate, n_threads
 from pilotlight.store_node.workers.messages import (
@@ -154,8 +155,8 @@ def main() -> int:
     zygote = Zygote(socket.socket(fileno=int(sys.argv[2])))
     try:
         zygote.serve()
-    except BrokenPipeError:
-        return 0  # The node is gone, and with it all reason to be.
+    except NodeGone:
+        return 0
     except Exception as error:  # The outermost loop: the node starts another one.
         traceback.print_exc()
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from pilotlight.store_node.engines.config_file import read_config
+from pilotlight.store_node.engines.config_file import as_count, read_config
 from pilotlight.store_node.errors import UnsupportedModel
 
 BUILDING_ERRORS = (
@@ -64,8 +64,18 @@ def read_settings(directory: Path, *, dtype: str, context_tokens: int) -> ModelS
         )
     except (*BUILDING_ERRORS, OSError) as error:
         raise UnsupportedModel(f"{directory / 'config.json'}: {one_line(error)}") from error
+    return settings_of(config, dtype=dtype, context_tokens=context_tokens)
+
+
+def settings_of(config: PreTrainedConfig, *, dtype: str, context_tokens: int) -> ModelSettings:
+    """Return what a replica of a model of that configuration is to be.
+
+    Raises:
+        UnsupportedModel: no such dtype is known.
+    """
     text_config = config.get_text_config()
-    longest = getattr(text_config, "max_position_embeddings", None) or _UNSTATED_CONTEXT_TOKENS
+    stated = as_count(getattr(text_config, "max_position_embeddings", None))
+    longest = stated or _UNSTATED_CONTEXT_TOKENS
     return ModelSettings(
         config=config,
         dtype=_choose_dtype(dtype, text_config),

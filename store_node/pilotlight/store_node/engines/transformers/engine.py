@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pilotlight.store_node.engines.transformers.replica import Replica
 
 # Raised by hand when the step loop or the sampling computes other tokens than before.
-_STEP_LOOP_VERSION = 1
+_STEP_LOOP_VERSION = 2
 
 
 class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +51,18 @@ class TransformersEngine:
         """Import the library, and run a tiny model of each architecture once."""
         from pilotlight.store_node.engines.transformers.warmup import warm_up
 
-        warm_up(cls, architectures)
+        warm_up(architectures)
 
     def prepare(self, setup: EngineSetup) -> None:
         """Build the model on the meta device."""
+        from pilotlight.store_node.engines.transformers.configuration import read_settings
         from pilotlight.store_node.engines.transformers.replica import Replica
 
         read_options(setup.spec.engine_options, TransformersOptions)
-        self._prepared = Replica(setup, clock=self._clock)
+        settings = read_settings(
+            setup.directory, dtype=setup.spec.dtype, context_tokens=setup.spec.context_tokens
+        )
+        self._prepared = Replica(settings, threads=setup.threads, clock=self._clock)
 
     def bind(self, weights: Weights) -> Offer:
         """Attach the weights to the model, copying none that fits."""

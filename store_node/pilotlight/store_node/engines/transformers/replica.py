@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from pilotlight.store_node.engines.engine import EngineSetup, Offer, Weights
+from pilotlight.store_node.engines.engine import Offer, Weights
 from pilotlight.store_node.engines.transformers.binding import attach_weights
-from pilotlight.store_node.engines.transformers.configuration import read_settings
+from pilotlight.store_node.engines.transformers.configuration import ModelSettings
 from pilotlight.store_node.engines.transformers.decoder import Decoder
 from pilotlight.store_node.engines.transformers.loop import StepLoop
 from pilotlight.store_node.engines.transformers.model import build_model
@@ -19,15 +19,15 @@ from pilotlight.store_node.engines.transformers.model import build_model
 class Replica:
     """A model without weights, then with them."""
 
-    def __init__(self, setup: EngineSetup, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: ModelSettings, *, threads: int, clock: Callable[[], float]
+    ) -> None:
         """Do all that needs no weights."""
-        torch.set_num_threads(setup.threads)
+        torch.set_num_threads(threads)
         self._clock = clock
-        self._settings = read_settings(
-            setup.directory, dtype=setup.spec.dtype, context_tokens=setup.spec.context_tokens
-        )
-        dtype = self._settings.dtype or torch.get_default_dtype()
-        self._model = build_model(self._settings.config, dtype)
+        self._settings = settings
+        dtype = settings.dtype or torch.get_default_dtype()
+        self._model = build_model(settings.config, dtype)
         self._loop: StepLoop | None = None
 
     @property

@@ -28,7 +28,9 @@ def choose_token(logits: torch.Tensor, sampling: Sampling, *, position: int) -> 
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scores = logits.double() / sampling.temperature
+    # Dividing what is at most 0 can't overflow to more, however small the temperature.
+    wide = logits.double()
+    scores = (wide - wide.max()) / sampling.temperature
     noise = gumbel_noise(sampling.seed, position, scores.numel())
     candidates = _candidates(scores, sampling)
     if candidates is None:

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -16,17 +15,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from pilotlight.store_node.engines.engine import Engine, EngineSetup, Work
-from pilotlight.store_node.engines.transformers.configuration import read_settings
+from pilotlight.store_node.engines.engine import Work
+from pilotlight.store_node.engines.transformers.configuration import one_line, settings_of
 from pilotlight.store_node.engines.transformers.model import build_model
-from pilotlight.store_node.protocol.values import (
-    ModelId,
-    Reference,
-    ReplicaId,
-    ReplicaSpec,
-    RequestId,
-    Sampling,
-)
+from pilotlight.store_node.engines.transformers.replica import Replica
+from pilotlight.store_node.protocol.values import RequestId, Sampling
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +55,6 @@ _MOST_PARAMETERS = 2_000_000
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-# A configuration may not bear being made small; then its replicas start slower.
-_NOT_SMALL = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
 
 class _ZeroWeights:
     """Weights of the right names and shapes."""
@@ -83,35 +73,40 @@ class _ZeroWeights:
         return self._tensors
 
 
-def warm_up(engine: type[Engine], architectures: Sequence[str]) -> None:
+def warm_up(architectures: Sequence[str]) -> None:
     """Import the models of these types, and have a tiny one of each answer a request.
 
     What is left for the first request of a replica is to touch its weights. One
-    thread does it all, for threads don't survive a fork.
+    thread does it all, for threads don't survive a fork. Those that can't be run
+    so are left out, and their replicas start slower.
     """
     torch.set_num_threads(1)
     disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
     set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped there
     for architecture in architectures:
-        if (
-            architecture not in CONFIG_MAPPING
-            or CONFIG_MAPPING[architecture] not in MODEL_FOR_CAUSAL_LM_MAPPING
-        ):
-            _log.warning("%s is no causal language model that transformers knows", architecture)
-            continue
         try:
-            _answer_once(engine(), architecture)
-        except _NOT_SMALL as error:
-            _log.warning("no tiny %s model could be run: %s", architecture, error)
+            if not _is_known(architecture):
+                _log.warning("%s is no causal language model that transformers knows", architecture)
+                continue
+            _answer_once(architecture)
+        # A configuration may not bear being made small, and the library raises anything then.
+        except Exception as error:
+            _log.warning("no tiny %s model could be run: %s", architecture, one_line(error))
 
 
-def _answer_once(engine: Engine, architecture: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="pilotlight-") as folder:
-        directory = Path(folder)
-        _write_small_config(architecture, directory)
-        engine.prepare(_setup(directory))
-        engine.bind(_ZeroWeights(_build_small(directory)))
-    engine.admit(
+def _is_known(architecture: str) -> bool:
+    return (
+        architecture in CONFIG_MAPPING
+        and CONFIG_MAPPING[architecture] in MODEL_FOR_CAUSAL_LM_MAPPING
+    )
+
+
+def _answer_once(architecture: str) -> None:
+    config = _small_config(architecture)
+    settings = settings_of(config, dtype="float32", context_tokens=0)
+    replica = Replica(settings, threads=1, clock=time.monotonic)
+    replica.bind(_ZeroWeights(_build_small(config)))
+    replica.loop.admit(
         Work(
             request_id=RequestId("warm-up"),
             attempt=1,
@@ -120,34 +115,20 @@ def _answer_once(engine: Engine, architecture: str) -> None:
             sampling=Sampling(max_tokens=2, top_p=0.9, logprobs=1),
         )
     )
-    while engine.is_busy:
-        engine.step()
+    while replica.is_busy:
+        replica.loop.step()
 
 
-def _build_small(directory: Path) -> PreTrainedModel:
-    settings = read_settings(directory, dtype="float32", context_tokens=0)
-    model = build_model(settings.config, torch.float32)
+def _build_small(config: PreTrainedConfig) -> PreTrainedModel:
+    model = build_model(config, torch.float32)
     if (n_parameters := model.num_parameters()) > _MOST_PARAMETERS:
         raise ValueError(f"the smallest known has {n_parameters} parameters")
     return model
 
 
-def _write_small_config(architecture: str, directory: Path) -> None:
+def _small_config(architecture: str) -> PreTrainedConfig:
     configuration = cast(Callable[..., PreTrainedConfig], CONFIG_MAPPING[architecture])
     has = configuration().to_dict()
     sizes = {name: size for name, size in _SMALL_SIZES.items() if name in has}
     ids = {name: 0 for name in _SPECIAL_IDS if isinstance(has.get(name), int)}
-    configuration(**sizes, **ids).save_pretrained(directory)
-
-
-def _setup(directory: Path) -> EngineSetup:
-    return EngineSetup(
-        spec=ReplicaSpec(
-            replica_id=ReplicaId("warm-up"),
-            model=ModelId("warm-up"),
-            reference=Reference("warm-up"),
-            dtype="float32",
-        ),
-        directory=directory,
-        threads=1,
-    )
+    return configuration(**sizes, **ids)
