@@ -533,6 +533,29 @@ async def test_defect_ends_the_node_instead_of_hiding(
         await run_into_it()
 
 
+async def test_defect_in_a_callback_ends_the_node_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_checkpoint(tmp_path / "models" / "llama")
+
+    def break_down(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async def run_into_it() -> None:
+        async with NodeHarness.running(tmp_path) as harness:
+            await run(harness, "llama")
+            monkeypatch.setattr("pilotlight.store_node.workers.worker.Worker.exited", break_down)
+            worker = harness.node.worker_pid(ReplicaId("r1"))
+            assert worker is not None
+            os.kill(worker, signal.SIGKILL)
+            await asyncio.wait([harness.node.failed], timeout=5.0)
+            monkeypatch.undo()
+
+    with pytest.raises(ZeroDivisionError):
+        await run_into_it()
+    assert "Exception in callback" in caplog.text
+
+
 async def test_node_that_stops_ends_its_streams_and_says_so(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 

@@ -21,6 +21,7 @@ from pilotlight.store_node.errors import InvalidSettings
 from pilotlight.store_node.protocol import Incarnation, NodeId, NodeReport, ReplicaId
 from pilotlight.store_node.settings import NodeSettings
 from pilotlight.store_node.shell.arena import PROGRESS_PERIOD_SECONDS, Arena
+from pilotlight.store_node.shell.callbacks import watched_callbacks
 from pilotlight.store_node.shell.executor import Executor
 from pilotlight.store_node.shell.identity import NodeHome, new_incarnation
 from pilotlight.store_node.shell.inbox import Inbox
@@ -158,6 +159,7 @@ class StoreNode:
     async def running(self) -> AsyncGenerator[None]:
         """Run until the block is left, then stop gracefully: nothing is left running."""
         async with AsyncExitStack() as stack:
+            stack.enter_context(watched_callbacks(self._note_defect))
             stack.push_async_callback(self._parts.workers.close)
             await self._parts.workers.start()
             await stack.enter_async_context(self._background())

@@ -193,7 +193,9 @@ class Nursery:
     def _receive(self, message: messages.FromZygote) -> None:
         match message:
             case messages.Preloaded():
-                _log.info("zygote ready", engine=self._engine, preload_seconds=message.seconds)
+                _log.info(
+                    "zygote ready", engine=self._engine, preload_seconds=round(message.seconds, 3)
+                )
                 self._is_ready = True
                 self._delay_seconds = _FIRST_DELAY_SECONDS
                 self._fork_waiting()
@@ -203,7 +205,9 @@ class Nursery:
                 assert self._link is not None
                 pidfd = self._link.take_descriptor()
                 _log.debug(
-                    "worker forked", worker_id=message.worker_id, fork_seconds=message.seconds
+                    "worker forked",
+                    worker_id=message.worker_id,
+                    fork_seconds=round(message.seconds, 4),
                 )
                 self._alive[message.worker_id].forked(message.pid, pidfd)
             case messages.ForkFailed():
