@@ -21,6 +21,7 @@ _TYPE_NAMES = {
     "Path": "path",
     "str": "text",
     "int": "whole number",
+    "float": "number",
     "bool": "true or false",
 }
 
@@ -71,6 +72,8 @@ def _type_name(hint: Any) -> str:
         return _TYPE_NAMES[hint.__name__]
     if all(isinstance(each, str) for each in arguments):
         return ", ".join(map(code, arguments))
+    if len(arguments) > 1:
+        return " or ".join(map(_type_name, arguments))
     (inner,) = arguments
     is_list = getattr(hint, "__origin__", None) is tuple
     return f"list of {_type_name(inner)}s" if is_list else _type_name(inner)

@@ -18,9 +18,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pilotlight.process.errors import AddressUnavailable, InvalidAddress, PluginError
 from pilotlight.process.quantities import Seconds
+from pilotlight.process.settings import read_settings
 from pilotlight.scheduler.core.recording import read_recording
 from pilotlight.scheduler.driver.controller import Controller, Doors
-from pilotlight.scheduler.driver.settings import ControllerSettings, HttpSettings
+from pilotlight.scheduler.driver.deployments import read_keep_alive
+from pilotlight.scheduler.driver.settings import KIND, ControllerSettings, HttpSettings
 from pilotlight.scheduler.errors import InvalidModel, StateUnavailable
 from pilotlight.scheduler.protocol import control_plane_pb2 as pb
 from pilotlight.scheduler.protocol import control_plane_pb2_grpc as rpc
@@ -212,6 +214,16 @@ def test_settings_that_make_no_sense_are_refused_by_name(
         Controller(settings(**fields), home=tmp_path)
 
     assert str(raised.value).startswith(text)
+
+
+def test_a_keep_alive_may_be_written_as_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "controller.yaml"
+    file.write_text(f"apiVersion: pilotlight/v1\nkind: {KIND}\nkeep_alive: 90\n")
+
+    found = read_settings(KIND, ControllerSettings, path=file, environ={}, overrides={})
+
+    assert read_keep_alive(str(found.keep_alive)) == 90.0
+    Controller(found, home=tmp_path)
 
 
 async def test_a_state_that_can_t_be_made_is_said(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """An entry point of group pilotlight.policies."""
     estimator: str = "learned"
     """An entry point of group pilotlight.estimators."""
-    keep_alive: str | int | float = "60s"
+    keep_alive: str | float = "60s"
     """What a model gets that names none: a duration, or "load"."""
     queue_limit: int = 256
     """Requests that may wait for a model that names no limit."""
