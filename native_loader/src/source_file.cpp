@@ -127,6 +127,10 @@ SourceFile::SourceFile(std::string path, const FileIdentity& identity, Descripto
 void SourceFile::open_direct() {
     direct_ = Descriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT));
     if (!direct_) {
+        // Other errors, such as too many open files, are no word of the file system's.
+        if (errno != EINVAL && errno != EOPNOTSUPP) {
+            throw ReadFailed(path_, 0, errno);
+        }
         refuse_direct(errno);
         return;
     }

@@ -1,3 +1,6 @@
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -135,6 +138,23 @@ TEST(notices_that_a_file_shrank) {
     const auto error = CHECK_THROWS(FileChanged, file->read(room, 0, 8'192));
 
     CHECK_EQUAL(error.what_changed, "it was 8192 bytes long and is now 4096");
+}
+
+TEST(does_not_take_a_lack_of_descriptors_for_a_refusal_of_direct_reads) {
+    const TemporaryDirectory directory;
+    write_file(directory / "f", random_bytes(100));
+    const FileIdentity expected = identity_of(directory / "f");
+    rlimit before{};
+    ::getrlimit(RLIMIT_NOFILE, &before);
+    const int next = ::dup(0);
+    ::close(next);
+    const rlimit one_more{.rlim_cur = static_cast<rlim_t>(next) + 1, .rlim_max = before.rlim_max};
+    ::setrlimit(RLIMIT_NOFILE, &one_more);
+
+    const auto error = CHECK_THROWS(ReadFailed, SourceFile::open(directory / "f", expected));
+    ::setrlimit(RLIMIT_NOFILE, &before);
+
+    CHECK_EQUAL(error.error_number, EMFILE);
 }
 
 TEST(names_a_file_that_is_missing) {
