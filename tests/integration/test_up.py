@@ -181,6 +181,23 @@ def test_sigterm_ends_all_that_runs_also_in_the_midst_of_a_stream(
     assert "Traceback" not in cluster.log("up")
 
 
+def test_who_waits_for_a_start_when_it_ends_is_told_that_it_ends(
+    cluster: LocalCluster, models: Path
+) -> None:
+    running_cluster(cluster, models)
+    cluster.deploy("slow", "a", engine="timed", engine_options={"bind_seconds": "60"})
+    with ThreadPoolExecutor(1) as clients:
+        asking = clients.submit(cluster.ask, "slow", PROMPT)
+        cluster.wait_for(lambda: bool(cluster.replicas("slow", state="starting")), "a start")
+
+        code = cluster.stop("up", signal.SIGINT)
+        answer = asking.result(timeout=10.0)
+
+    assert code == 0
+    assert (answer.status, answer.message) == (503, "the server is stopping")
+    assert cluster.leftovers() == []
+
+
 def test_a_killed_cluster_leaves_no_process(cluster: LocalCluster, models: Path) -> None:
     running_cluster(cluster, models)
     assert len(cluster.leftovers()) > 4

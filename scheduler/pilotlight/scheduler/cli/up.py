@@ -130,6 +130,7 @@ def up(
         stack.push_async_callback(nodes.stop)
         for number in range(1, n_nodes + 1):
             await nodes.start(f"node-{number}")
+        stack.callback(doors.stop_taking)
         await nodes.wait_joined(doors)
         click.echo(
             f"cluster: http://{doors.http}/v1, gRPC {doors.grpc}, {format_count(n_nodes, 'node')};"

@@ -58,6 +58,8 @@ class Doors:
     grpc: Address
     http: Address
     n_nodes_up: Callable[[], int]
+    stop_taking: Callable[[], None]
+    """Tells clients that the server stops, for who stops the nodes before it."""
 
 
 class Controller:
@@ -98,7 +100,8 @@ class Controller:
         async with AsyncExitStack() as stack:
             store, epoch = await self._lead(stack)
             driver = await self._drive(store, epoch, stack)
-            generator = await self._route(driver, stack)
+            router = await self._route(driver, stack)
+            generator = await self._talk(router, stack)
             nodes = NodeRegistry(
                 epoch=epoch,
                 raise_epoch=store.raise_epoch,
@@ -110,7 +113,12 @@ class Controller:
             http = await self._serve_http(generator, stack)
             grpc = await serve_grpc(self._grpc_address, users=users, nodes=nodes, stack=stack)
             log.info("controller leads", epoch=epoch, grpc=str(grpc), http=str(http))
-            yield Doors(grpc=grpc, http=http, n_nodes_up=self._n_nodes_up)
+            yield Doors(
+                grpc=grpc,
+                http=http,
+                n_nodes_up=self._n_nodes_up,
+                stop_taking=router.stop_taking,
+            )
 
     async def _lead(self, stack: AsyncExitStack) -> tuple[StateStore, int]:
         # Before waiting for the lease: what can't work should be said at once.
@@ -169,7 +177,7 @@ class Controller:
             # At once: what comes in while the doors are being closed is not for this one to do.
             driver.close()
 
-    async def _route(self, driver: Driver, stack: AsyncExitStack) -> TextGenerator:
+    async def _route(self, driver: Driver, stack: AsyncExitStack) -> Router:
         router = await stack.enter_async_context(
             Router(
                 LocalLink(driver, self._files),
@@ -179,6 +187,9 @@ class Controller:
         )
         driver.subscribers.append(router.apply)
         self._registry.register(RouterCollector(router))
+        return router
+
+    async def _talk(self, router: Router, stack: AsyncExitStack) -> TextGenerator:
         models = await stack.enter_async_context(TextModels())
         return TextGenerator(
             router, models=models, metrics=GatewayMetrics(self._registry), rng=random.Random()

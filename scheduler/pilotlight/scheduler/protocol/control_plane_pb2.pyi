@@ -767,7 +767,8 @@ class ClusterEvent(_message.Message):
     kind: _builtins.str
     """"node_up", "node_down", "model_deployed", "model_deleted", "start_planned", "start_withdrawn",
     "start_done", "start_failed", "replica_adopted", "replica_stopped", "replica_failed", "evicted",
-    "quarantined", "refused", "plan_rejected", "policy_failed", "state_failed".
+    "quarantined", "refused", "plan_rejected", "command_failed", "policy_failed",
+    "state_failed".
     """
     node_id: _builtins.str
     model: _builtins.str

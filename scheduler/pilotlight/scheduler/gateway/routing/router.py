@@ -88,9 +88,7 @@ class Router:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._is_closed = True
-        for model in self._lines:
-            self._lines.refuse(model, ServerStopping())
+        self.stop_taking()
         self._streams.cut_all("the gateway stops")
         await self._streams.__aexit__(kind, error, trace)
 
@@ -125,6 +123,12 @@ class Router:
             del self._requests[inference.request_id]
 
     # -- for the controller
+
+    def stop_taking(self) -> None:
+        """Tell all that wait, and all that come, that the server stops; what runs goes on."""
+        self._is_closed = True
+        for model in self._lines:
+            self._lines.refuse(model, ServerStopping())
 
     def apply(self, update: AnyRouteUpdate) -> None:
         """Take over a change of routes."""
