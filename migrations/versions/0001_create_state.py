@@ -64,6 +64,7 @@ def upgrade() -> None:
         "decisions",
         sa.Column("decision_id", sa.Text(), nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("recording_offset", sa.BigInteger(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("made_at", sa.Double(), nullable=False),
         sa.Column("plan", sa.Text(), nullable=False, comment="JSON"),

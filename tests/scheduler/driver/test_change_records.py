@@ -12,7 +12,7 @@ from pilotlight.scheduler.core.actions import (
 )
 from pilotlight.scheduler.core.plan import DecisionId, EstimatedStart, Start, StepId
 from pilotlight.scheduler.core.state import Node
-from pilotlight.scheduler.driver.change_records import change_record, start_record
+from pilotlight.scheduler.driver.change_records import Moment, change_record, start_record
 from pilotlight.scheduler.store import (
     DecisionRecord,
     FinishDecision,
@@ -37,6 +37,7 @@ from pilotlight.store_node.protocol import (
 )
 
 WALL = 1.7e9
+MOMENT = Moment(wall=WALL, offset=7)
 D1 = DecisionId("d1-1")
 
 START = Start(
@@ -71,7 +72,7 @@ def test_a_decision_is_kept_with_its_steps_and_reasons() -> None:
     rejected = RejectedStep(step=replace_id(START, "start-2"), reason="a has 0 free devices")
     change = DecisionMade(decision=D1, policy="random", steps=(START,), rejected=(rejected,))
 
-    record = change_record(change, nodes={}, wall=WALL)
+    record = change_record(change, nodes={}, moment=MOMENT)
 
     assert isinstance(record, PutDecision)
     decision = record.decision
@@ -80,6 +81,7 @@ def test_a_decision_is_kept_with_its_steps_and_reasons() -> None:
         decision_id="d1-1",
         policy="random",
         made_at=WALL,
+        recording_offset=7,
         plan=decision.plan,
         reasons=("first token in 1.150 s",),
     )
@@ -90,7 +92,7 @@ def test_a_decision_is_kept_with_its_steps_and_reasons() -> None:
 def test_the_end_of_a_decision_is_kept() -> None:
     change = DecisionEnded(decision=D1, outcome="done")
 
-    record = change_record(change, nodes={}, wall=WALL)
+    record = change_record(change, nodes={}, moment=MOMENT)
 
     assert record == FinishDecision(decision_id="d1-1", outcome="done", finished_at=WALL)
 
@@ -98,7 +100,7 @@ def test_the_end_of_a_decision_is_kept() -> None:
 def test_a_replica_that_lives_is_kept() -> None:
     change = replica_change(ReplicaState.READY)
 
-    record = change_record(change, nodes={}, wall=WALL)
+    record = change_record(change, nodes={}, moment=MOMENT)
 
     assert record == PutReplica(
         ReplicaRecord(
@@ -115,7 +117,7 @@ def test_a_replica_that_lives_is_kept() -> None:
 
 def test_a_replica_that_has_ended_is_forgotten() -> None:
     for state in (ReplicaState.STOPPED, ReplicaState.FAILED):
-        record = change_record(replica_change(state), nodes={}, wall=WALL)
+        record = change_record(replica_change(state), nodes={}, moment=MOMENT)
 
         assert record == RemoveReplica("r1-1")
 
@@ -137,7 +139,7 @@ def test_a_node_is_kept_with_what_it_has() -> None:
         node=node.id, incarnation=Incarnation("a-1"), address="a:9000", is_up=False
     )
 
-    record = change_record(change, nodes={node.id: node}, wall=WALL)
+    record = change_record(change, nodes={node.id: node}, moment=MOMENT)
 
     assert record == PutNode(
         NodeRecord(
@@ -155,7 +157,7 @@ def test_a_node_is_kept_with_what_it_has() -> None:
 
 
 def test_a_start_is_kept_with_what_was_expected_and_measured() -> None:
-    record = change_record(FINISHED, nodes={}, wall=WALL)
+    record = change_record(FINISHED, nodes={}, moment=MOMENT)
 
     assert record == PutStart(start_record(FINISHED, wall=WALL))
     start = start_record(FINISHED, wall=WALL)

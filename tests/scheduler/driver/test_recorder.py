@@ -78,8 +78,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_events_are_numbered_and_timed(tmp_path: Path) -> None:
     recorder = recorder_in(tmp_path)
 
-    recorder.write(5.0, EVENT)
-    recorder.write(6.5, ModelDeleted(model=ModelId("m")))
+    numbers = [recorder.write(5.0, EVENT), recorder.write(6.5, ModelDeleted(model=ModelId("m")))]
     recorder.close()
 
     [file] = files_in(tmp_path)
@@ -87,7 +86,7 @@ def test_events_are_numbered_and_timed(tmp_path: Path) -> None:
         found, entries = read_recording(lines)
         assert found == header()
         assert [(entry.offset, entry.now) for entry in entries] == [(0, 5.0), (1, 6.5)]
-    assert recorder.offset == 2
+    assert numbers == [0, 1]
 
 
 def test_nothing_is_made_before_the_first_event(tmp_path: Path) -> None:
@@ -148,9 +147,9 @@ def test_a_full_disk_ends_the_recording_with_one_line_in_the_log(
     recorder.write(0.0, EVENT)
     small_disk(0)
 
-    for _ in range(3):
-        recorder.write(1.0, EVENT)
+    numbers = [recorder.write(1.0, EVENT) for _ in range(3)]
 
+    assert numbers == [1, 2, 3]
     assert logged == [
         {
             "event": "recording ended",
@@ -160,7 +159,6 @@ def test_a_full_disk_ends_the_recording_with_one_line_in_the_log(
         }
     ]
     assert events_in(files_in(tmp_path)[0]) == [(0, EVENT)]
-    assert recorder.offset == 4
 
 
 @pytest.mark.parametrize("free_bytes", [1, 20, 40])

@@ -74,7 +74,12 @@ REPLICA = ReplicaRecord(
     changed_at=3.0,
 )
 DECISION = DecisionRecord(
-    decision_id="d1", policy="serverlessllm", made_at=4.0, plan='{"steps":[]}', reasons=("least",)
+    decision_id="d1",
+    recording_offset=41,
+    policy="serverlessllm",
+    made_at=4.0,
+    plan='{"steps":[]}',
+    reasons=("least",),
 )
 START = StartRecord(
     replica_id="r1",

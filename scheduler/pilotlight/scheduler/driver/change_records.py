@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -38,9 +39,19 @@ from pilotlight.store_node.protocol import (
 )
 
 
-def change_record(change: AnyChange, *, nodes: Mapping[NodeId, Node], wall: float) -> Change:
-    """Return the record of one change; `wall` is now in seconds since 1970."""
-    return _TRANSLATIONS[type(change)](change, nodes, wall)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When something is written."""
+
+    wall: float
+    """Seconds since 1970."""
+    offset: int
+    """Number of the event, in the recording, that it follows from."""
+
+
+def change_record(change: AnyChange, *, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
+    """Return the record of one change."""
+    return _TRANSLATIONS[type(change)](change, nodes, moment)
 
 
 def start_record(change: StartFinished, *, wall: float) -> StartRecord:
@@ -64,24 +75,27 @@ def start_record(change: StartFinished, *, wall: float) -> StartRecord:
     )
 
 
-def _decision(change: DecisionMade, nodes: Mapping[NodeId, Node], wall: float) -> Change:
+def _decision(change: DecisionMade, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
     plan = {"steps": change.steps, "rejected": change.rejected}
     return PutDecision(
         DecisionRecord(
             decision_id=change.decision,
             policy=change.policy,
-            made_at=wall,
+            made_at=moment.wall,
+            recording_offset=moment.offset,
             plan=msgspec.json.encode(plan).decode(),
             reasons=tuple(step.reason for step in change.steps if step.reason),
         )
     )
 
 
-def _decision_end(change: DecisionEnded, nodes: Mapping[NodeId, Node], wall: float) -> Change:
-    return FinishDecision(decision_id=change.decision, outcome=change.outcome, finished_at=wall)
+def _decision_end(change: DecisionEnded, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
+    return FinishDecision(
+        decision_id=change.decision, outcome=change.outcome, finished_at=moment.wall
+    )
 
 
-def _replica(change: ReplicaChanged, nodes: Mapping[NodeId, Node], wall: float) -> Change:
+def _replica(change: ReplicaChanged, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
     if change.state in (ReplicaState.STOPPED, ReplicaState.FAILED):
         return RemoveReplica(change.replica)
     return PutReplica(
@@ -92,13 +106,13 @@ def _replica(change: ReplicaChanged, nodes: Mapping[NodeId, Node], wall: float) 
             state=change.state,
             devices=change.devices,
             decision_id=change.decision,
-            changed_at=wall,
+            changed_at=moment.wall,
             error=change.error,
         )
     )
 
 
-def _node(change: NodeChanged, nodes: Mapping[NodeId, Node], wall: float) -> Change:
+def _node(change: NodeChanged, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
     node = nodes[change.node]
     return PutNode(
         NodeRecord(
@@ -106,7 +120,7 @@ def _node(change: NodeChanged, nodes: Mapping[NodeId, Node], wall: float) -> Cha
             incarnation=change.incarnation,
             address=change.address,
             is_up=change.is_up,
-            changed_at=wall,
+            changed_at=moment.wall,
             devices=node.resources.devices,
             device_kind=node.resources.device_kind,
             dram_bytes=node.resources.dram_bytes,
@@ -115,11 +129,11 @@ def _node(change: NodeChanged, nodes: Mapping[NodeId, Node], wall: float) -> Cha
     )
 
 
-def _start(change: StartFinished, nodes: Mapping[NodeId, Node], wall: float) -> Change:
-    return PutStart(start_record(change, wall=wall))
+def _start(change: StartFinished, nodes: Mapping[NodeId, Node], moment: Moment) -> Change:
+    return PutStart(start_record(change, wall=moment.wall))
 
 
-_Translation = Callable[[Any, Mapping[NodeId, Node], float], Change]
+_Translation = Callable[[Any, Mapping[NodeId, Node], Moment], Change]
 _TRANSLATIONS: Mapping[type[AnyChange], _Translation] = {
     DecisionMade: _decision,
     DecisionEnded: _decision_end,

@@ -29,7 +29,7 @@ from pilotlight.scheduler.core.events import (
     PlanProposed,
     TimerFired,
 )
-from pilotlight.scheduler.driver.change_records import change_record, start_record
+from pilotlight.scheduler.driver.change_records import Moment, change_record, start_record
 from pilotlight.scheduler.driver.commands import CommandSender
 from pilotlight.scheduler.driver.metrics import DriverMetrics
 from pilotlight.scheduler.driver.planner import Planner
@@ -87,6 +87,8 @@ class Driver:
         self._sender = CommandSender(tasks, channels=channels, post=self.post)
         self._inbox: deque[AnyEvent] = deque()
         self._is_handling = False
+        self._offset = 0
+        """Number of the event that is being handled."""
         self._is_closed = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._recent_starts: dict[ReplicaId, StartRecord] = {}
@@ -121,7 +123,7 @@ class Driver:
 
     def _handle(self, event: AnyEvent) -> None:
         now = self._clocks.monotonic()
-        self._recorder.write(now, event)
+        self._offset = self._recorder.write(now, event)
         for action in self.core.handle(event, now):
             self._carry_out(action)
 
@@ -197,7 +199,8 @@ class Driver:
         wall = self._clocks.wall()
         if isinstance(change, StartFinished):
             return PutStart(self._remember_start(change, wall))
-        return change_record(change, nodes=self.core.state.nodes, wall=wall)
+        moment = Moment(wall=wall, offset=self._offset)
+        return change_record(change, nodes=self.core.state.nodes, moment=moment)
 
     def _remember_start(self, change: StartFinished, wall: float) -> StartRecord:
         start, known = start_record(change, wall=wall), self._recent_starts.get(change.replica)

@@ -40,17 +40,12 @@ class Recorder:
         self._file: int | None = None
         self._has_failed = False
 
-    @property
-    def offset(self) -> int:
-        """Number of the next event."""
-        return self._offset
-
-    def write(self, now: float, event: AnyEvent) -> None:
-        """Append one event, before the core is given it."""
+    def write(self, now: float, event: AnyEvent) -> int:
+        """Append one event, before the core is given it; return its number."""
         offset = self._offset
         self._offset += 1
         if self._has_failed:
-            return
+            return offset
         try:
             if self._file is None or self._written_bytes >= self._file_bytes:
                 self._begin_file(offset)
@@ -59,6 +54,7 @@ class Recorder:
             self._has_failed = True
             self.close()
             log.error("recording ended", directory=str(self._directory), reason=str(exc))
+        return offset
 
     def close(self) -> None:
         """Close the file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pilotlight.scheduler.store.failures import describe
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a writer waits for another process's transaction."""
+_SWITCH_PAUSE_SECONDS = 0.01
 
 _READS = "pilotlight_reads"
 
@@ -70,6 +73,23 @@ def for_reading(engine: Engine) -> Engine:
     return engine.execution_options(**{_READS: True})
 
 
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch a database over, once for all.
+
+    Of several processes that do so at once SQLite fails all but one, without
+    waiting as it does elsewhere.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_SWITCH_PAUSE_SECONDS)
+
+
 def _open_sqlite(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
 
@@ -78,7 +98,7 @@ def _open_sqlite(url: URL) -> Engine:
         # The driver would begin transactions by itself, late and deferred: a
         # reader that then writes fails at once where another writer was faster.
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_write_ahead_log(connection)
         # Nothing is sent to a node before its decision is on the disk. That costs a
         # commit 0.15 ms more than NORMAL here (0.35 instead of 0.2 ms), and a start
         # makes a handful of them.

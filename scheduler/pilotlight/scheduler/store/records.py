@@ -53,6 +53,8 @@ class DecisionRecord:
     """One line each, for people."""
     epoch: int = 0
     """Of the leader that wrote it; set by the store."""
+    recording_offset: int = 0
+    """Number of the event that it follows from, in that leader's recording."""
     outcome: str = ""
     """Empty = not finished."""
     finished_at: float | None = None

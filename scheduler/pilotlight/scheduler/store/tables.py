@@ -81,6 +81,7 @@ decisions = Table(
     metadata,
     Column("decision_id", Text, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
+    Column("recording_offset", BigInteger, nullable=False),
     Column("policy", Text, nullable=False),
     Column("made_at", Double, nullable=False),
     Column("plan", Text, nullable=False, comment="JSON"),
