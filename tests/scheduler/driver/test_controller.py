@@ -16,7 +16,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from pilotlight.process.errors import AddressUnavailable, InvalidAddress, PluginError
+from pilotlight.process.errors import (
+    AddressUnavailable,
+    InvalidAddress,
+    PluginError,
+    SettingsError,
+)
 from pilotlight.process.quantities import Seconds
 from pilotlight.process.settings import read_settings
 from pilotlight.scheduler.core.recording import read_recording
@@ -224,6 +229,17 @@ def test_a_keep_alive_may_be_written_as_a_number(tmp_path: Path) -> None:
 
     assert read_keep_alive(str(found.keep_alive)) == 90.0
     Controller(found, home=tmp_path)
+
+
+def test_the_recording_keeps_at_least_the_file_that_is_written() -> None:
+    with pytest.raises(SettingsError, match=r"recording\.kept_files: expected .* >= 1"):
+        read_settings(
+            KIND,
+            ControllerSettings,
+            path=None,
+            environ={"PILOTLIGHT_RECORDING__KEPT_FILES": "0"},
+            overrides={},
+        )
 
 
 async def test_a_state_that_can_t_be_made_is_said(tmp_path: Path) -> None:

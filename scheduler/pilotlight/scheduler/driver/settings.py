@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -18,7 +19,7 @@ class RecordingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     file_bytes: ByteCount = ByteCount(64 << 20)
     """A file that is this long is followed by another, which begins with the state so far."""
-    kept_files: int = 8
+    kept_files: Annotated[int, msgspec.Meta(ge=1)] = 8
     """Older ones are removed."""
 
 
