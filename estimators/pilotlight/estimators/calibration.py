@@ -52,7 +52,7 @@ class LogNormal:
     mean: float
     variance: float = PRIOR_SIGMA**2
     weight: float = 0.0
-    """Of the measurements so far; the prior counts as one until then."""
+    """Of the measurements so far; the first one takes the place of the prior's median."""
 
     @classmethod
     def prior(cls, value: float) -> LogNormal:

@@ -41,9 +41,11 @@ class EmbeddedScheduler:
     """A core with its policy, for programs that carry out its commands themselves.
 
     `demand` and `handle` return what is to be done: commands to nodes (`Send`), to
-    be answered with `Acked`, `Refused` or `Lost`, and what routers should know
-    (`Announce`). Plans are asked for and committed on the way, since no state is
-    kept elsewhere. What nodes do is told with `NodeUpdated`. Not thread-safe.
+    be answered with `Acked`, `Refused` or `Lost`, what routers should know
+    (`Announce`), and when to come back (`SetTimer`, to be answered with
+    `TimerFired`; without it no keep-alive ends). Plans are asked for and committed
+    on the way, since no state is kept elsewhere. What nodes do is told with
+    `NodeUpdated`. Not thread-safe.
 
     Raises:
         PluginError: no policy of that name is installed.

@@ -141,7 +141,7 @@ def keep(turn: Turn, replica: Replica) -> None:
         replica.not_cancelled_before = turn.now + seconds
         turn.set_timer(f"replan:{replica.id}", after_seconds=seconds)
     elif replica.state is ReplicaState.READY:
-        # Its node has just said that it is busy; the next summary says for how long.
+        # It may be busy: the next summary says whether, and for how long not.
         replica.idle_since = None
         route(turn, replica)
     turn.touch_replica(replica)

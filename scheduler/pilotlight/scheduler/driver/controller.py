@@ -95,7 +95,7 @@ class Controller:
         Raises:
             AddressUnavailable: a port is in use.
             StateUnavailable: the SQL state can't be used.
-            LeadershipLost: another controller has taken over.
+            LeadershipLost: another controller has taken over; in an exception group.
         """
         async with AsyncExitStack() as stack:
             store, epoch = await self._lead(stack)

@@ -16,8 +16,8 @@ class Policy(Protocol):
     twice at once. It is a function of its arguments: no clock (the snapshot has
     `now`), no randomness but from `snapshot.seed`, no I/O, no memory of its own.
     What it returns is checked step by step against the state of that moment;
-    steps that no longer fit are left out with those after them, and the policy is
-    asked again.
+    steps that no longer fit are left out with those after them, and where that is
+    because the state has changed meanwhile, the policy is asked again.
     """
 
     @property
