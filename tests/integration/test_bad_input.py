@@ -504,3 +504,27 @@ def test_a_node_that_never_reaches_its_controller_can_be_stopped(
     assert code == 0
     assert cluster.log("alone").count(told) == 1
     assert "Traceback" not in cluster.log("alone")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"engine": "timed", "engine_options": {"foo": "1"}}, "foo"),
+        ({"engine": "timed", "engine_options": {"decode_seconds": "nan"}}, "decode_seconds"),
+        ({"engine": "transformers", "dtype": "int3"}, "int3"),
+    ],
+)
+def test_a_deployment_that_can_never_start_is_tried_once_and_said(
+    up: LocalCluster, fields: dict[str, Any], says: str
+) -> None:
+    path = "a" if fields["engine"] == "timed" else "spoken"
+    name = f"hopeless-{says}"
+    up.deploy(name, path, **fields)
+
+    answer = up.ask(name, PROMPT)
+
+    assert answer.status == 503
+    assert says in answer.message
+    assert len(up.starts(name)) == 1
+    assert up.run("delete", name).returncode == 0
+    up.wait_for(lambda: name not in up.models(), "it to be deleted")

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from pilotlight.scheduler.core.actions import (
+    ModelRefused,
     ReplicaChanged,
     RouteAdded,
     RouteRemoved,
@@ -21,6 +22,7 @@ from pilotlight.store_node.protocol import (
     StopReplicaRequest,
     Tier,
 )
+from pilotlight.store_node.protocol.refusals import FINAL_CODES
 
 KEY = CompatibilityKey(content="c", engine="timed", engine_version="1", dtype="f32", parallelism=1)
 
@@ -157,10 +159,25 @@ def test_a_start_that_fails_at_its_node_backs_off(by_way_of: list[ReplicaState])
 
     back_off = stage.core.state.back_offs["m@a"]
     assert (back_off.failures, back_off.reason) == (1, "chunk 3 is corrupt")
+    assert not back_off.is_final
     (finished,) = stage.changes(StartFinished)
     assert finished.error == "chunk 3 is corrupt"
     assert "start_failed" in [each.kind for each in stage.published]
     assert stage.replicas() == []
+
+
+@pytest.mark.parametrize("code", sorted(FINAL_CODES))
+def test_a_start_that_would_fail_again_is_not_tried_again(code: str) -> None:
+    stage, replica = _starting()
+
+    stage.report(replica, ReplicaState.FAILED, error="no such option", error_code=code)
+    stage.demand("m", 1)
+    stage.settle()
+
+    assert stage.sends == []
+    assert stage.routes[-1] == ModelRefused(
+        model=ModelId("m"), reason="its start failed on every node: no such option"
+    )
 
 
 @pytest.mark.parametrize("by_way_of", [[], [ReplicaState.DRAINING]])

@@ -139,6 +139,17 @@ def test_a_model_that_fails_everywhere_is_refused() -> None:
     ]
 
 
+def test_a_model_that_would_fail_again_is_refused_at_once() -> None:
+    case = Case()
+    for node in (case.node(holds=["m"]), case.node(holds=["m"])):
+        case.failed("m", node, reason="dtype 'int3' is not supported", is_final=True)
+    case.requests("m")
+
+    assert _refusals(case.plan(POLICY)) == [
+        ("m", "its start failed on every node: dtype 'int3' is not supported")
+    ]
+
+
 def test_a_model_that_fails_everywhere_it_fits_is_refused() -> None:
     case = Case()
     case.model("m", devices=2)

@@ -261,6 +261,7 @@ class SnapshotBuilder:
             "back_off_node": _ints(row[1] for row in rows),
             "back_off_until": _floats(row[2].until for row in rows),
             "back_off_failures": _ints(row[2].failures for row in rows),
+            "back_off_is_final": read_only(np.array([row[2].is_final for row in rows], np.bool_)),
             "back_off_reasons": tuple(row[2].reason for row in rows),
         }
 

@@ -24,6 +24,7 @@ from pilotlight.store_node.protocol import (
     ReplicaStatus,
     ReplicaSummary,
 )
+from pilotlight.store_node.protocol.refusals import FINAL_CODES
 
 _MOST_DOUBLINGS = 32
 """Of a back-off; a model that has to run may fail for days, and a float has an end."""
@@ -91,7 +92,7 @@ def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
     _enter(turn, replica, ReplicaState.FAILED)
     finished = _finished(turn, replica) if is_failed_start else ()
     if is_failed_start:
-        back_off(turn, replica)
+        back_off(turn, replica, is_final=code in FINAL_CODES)
     turn.persist(changed(replica), *finished)
     _publish(turn, replica, "start_failed" if is_failed_start else "replica_failed", replica.error)
     _forget(turn, replica)
@@ -102,7 +103,7 @@ def limit_start(turn: Turn, replica: Replica) -> None:
     turn.set_timer(f"start:{replica.id}", after_seconds=turn.settings.start_timeout_seconds)
 
 
-def back_off(turn: Turn, replica: Replica) -> None:
+def back_off(turn: Turn, replica: Replica, *, is_final: bool = False) -> None:
     """A start of this model failed on this node: leave it alone for a while."""
     settings, key = turn.settings, f"{replica.model}@{replica.node}"
     known = turn.state.back_offs.get(key)
@@ -111,12 +112,15 @@ def back_off(turn: Turn, replica: Replica) -> None:
     seconds = min(
         settings.first_back_off_seconds * 2.0**doublings, settings.longest_back_off_seconds
     )
+    if is_final:
+        seconds = settings.longest_back_off_seconds
     turn.state.back_offs[key] = BackOff(
         model=replica.model,
         node=replica.node,
         failures=failures,
         until=turn.now + seconds,
         reason=replica.error,
+        is_final=is_final,
     )
     turn.set_timer(f"replan:{key}", after_seconds=seconds)
 

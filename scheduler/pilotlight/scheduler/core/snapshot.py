@@ -109,6 +109,8 @@ class Snapshot:
     back_off_node: Ints
     back_off_until: Floats
     back_off_failures: Ints
+    back_off_is_final: Bools
+    """It would fail so again."""
     back_off_reasons: tuple[str, ...]
 
     fault_model: Ints

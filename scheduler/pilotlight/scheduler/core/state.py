@@ -167,6 +167,8 @@ class BackOff:
     until: float
     reason: str
     """Of the last failure."""
+    is_final: bool = False
+    """It would fail so again."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -187,19 +187,15 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
             if (report.node_id, report.incarnation) != (node, incarnation):
                 raise ValueError("its report is another node's")
             session.has_joined = True
-            await self._connect(report.node_id, report.address)
+            before = self._addresses.get(node, report.address)
+            self._addresses[node] = report.address
+            self._channels.get(report.address)
             self._post(NodeJoined(report=report))
+            if before not in self._addresses.values():
+                await self._channels.forget(before)
         elif message.HasField("update") and session.has_joined:
             update = wire.from_message(message.update, NodeUpdate)
             self._post(NodeUpdated(node=node, incarnation=incarnation, update=update))
-
-    async def _connect(self, node: NodeId, address: str) -> None:
-        """Connect to a node before that is needed, and no more to where it was before."""
-        before = self._addresses.get(node, address)
-        self._addresses[node] = address
-        self._channels.get(address)
-        if before not in self._addresses.values():
-            await self._channels.forget(before)
 
     def _end(self, session: _Session, reason: str, *, may_return: bool) -> None:
         hello = session.hello

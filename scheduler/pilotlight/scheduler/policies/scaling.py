@@ -114,18 +114,11 @@ def _faults(snapshot: Snapshot, model: int) -> str:
 
 
 def _given_up(snapshot: Snapshot, model: int, nodes: list[int]) -> str:
-    failed = {
-        int(node): reason
-        for of, node, until, failures, reason in zip(
-            snapshot.back_off_model,
-            snapshot.back_off_node,
-            snapshot.back_off_until,
-            snapshot.back_off_failures,
-            snapshot.back_off_reasons,
-            strict=True,
-        )
-        if of == model and failures >= GIVE_UP_FAILURES and until > snapshot.now
-    }
-    if all(node in failed for node in nodes):
-        return f"its start failed {GIVE_UP_FAILURES} times on every node: {failed[nodes[0]]}"
-    return ""
+    is_over = (snapshot.back_off_failures >= GIVE_UP_FAILURES) | snapshot.back_off_is_final
+    is_over &= (snapshot.back_off_model == model) & (snapshot.back_off_until > snapshot.now)
+    rows = {int(snapshot.back_off_node[row]): row for row in np.flatnonzero(is_over).tolist()}
+    if not all(node in rows for node in nodes):
+        return ""
+    first = rows[nodes[0]]
+    times = "" if snapshot.back_off_is_final[first] else f" {GIVE_UP_FAILURES} times"
+    return f"its start failed{times} on every node: {snapshot.back_off_reasons[first]}"

@@ -158,7 +158,7 @@ class Model(_message.Message):
     deployed_at: _builtins.float
     """Seconds since 1970."""
     refusal: _builtins.str
-    """Why its last starts failed, by node; empty where a replica is READY, or none has failed."""
+    """Why it can't be served, or why its last starts failed, by node; empty where a replica is READY."""
     @_builtins.property
     def spec(self) -> Global___ModelSpec: ...
     @_builtins.property

@@ -172,11 +172,17 @@ class Case:
         times: int = 1,
         reason: str = "it broke",
         seconds_left: float = 10.0,
+        is_final: bool = False,
     ) -> None:
         """Let starts of a model have failed on a node, and the next one wait."""
         name = self._known(model).name
         self.state.back_offs[f"{name}@{node.id}"] = BackOff(
-            model=name, node=node.id, failures=times, until=NOW + seconds_left, reason=reason
+            model=name,
+            node=node.id,
+            failures=times,
+            until=NOW + seconds_left,
+            reason=reason,
+            is_final=is_final,
         )
 
     def core(self) -> Core:

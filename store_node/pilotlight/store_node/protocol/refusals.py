@@ -59,6 +59,15 @@ class ErrorCode(enum.StrEnum):
     FILE_CHANGED = "file_changed"
 
 
+ENGINE_CODES = ("invalid_option", "unsupported_model", "weights_mismatch")
+"""With which an engine says that it can't run what it was given."""
+
+FINAL_CODES: frozenset[str] = frozenset(
+    {*ENGINE_CODES, ErrorCode.TOO_LARGE, ErrorCode.UNKNOWN_ENGINE}
+)
+"""A start that has failed with one of these will fail so again on that node."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """An answer that says no, or the end of a stream that says why."""
