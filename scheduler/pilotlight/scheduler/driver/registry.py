@@ -98,7 +98,7 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
             session = self._begin(hello, context)
             await self._welcome(session)
             async for message in _paced(request_iterator, self._silence_seconds()):
-                await self._take(session, message)
+                self._take(session, message)
             ended = "it left"
         except SessionRefused as exc:
             await context.abort(exc.code, str(exc))
@@ -176,7 +176,7 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
         )
         await session.context.write(message)
 
-    async def _take(self, session: _Session, message: store_node_pb2.NodeMessage) -> None:
+    def _take(self, session: _Session, message: store_node_pb2.NodeMessage) -> None:
         node, incarnation = session.hello.node_id, session.hello.incarnation
         if self._sessions.get(node) is not session:
             return  # It was said before the node connected anew.
@@ -192,7 +192,7 @@ class NodeRegistry(store_node_pb2_grpc.NodeRegistryServicer):
             self._channels.get(report.address)
             self._post(NodeJoined(report=report))
             if before not in self._addresses.values():
-                await self._channels.forget(before)
+                self._channels.forget(before)
         elif message.HasField("update") and session.has_joined:
             update = wire.from_message(message.update, NodeUpdate)
             self._post(NodeUpdated(node=node, incarnation=incarnation, update=update))

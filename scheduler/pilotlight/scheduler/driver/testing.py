@@ -79,7 +79,7 @@ class ScriptedChannels(Channels):
         """Return what a stub needs of a connection."""
         return cast(grpc.aio.Channel, _Channel(self, address))  # as far as stubs use one
 
-    async def forget(self, address: str) -> None:
+    def forget(self, address: str) -> None:
         """Note it."""
         self.forgotten.append(address)
 

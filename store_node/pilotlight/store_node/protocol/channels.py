@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 MAX_MESSAGE_BYTES = 16 << 20
 """A prompt of a million tokens takes 5 MB, a report of ten thousand checkpoints 4 MB."""
+
+LINGER_SECONDS = 120.0
+"""Of a connection that is forgotten; commands have shorter deadlines."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -28,6 +33,8 @@ class Channels:
 
     def __init__(self) -> None:
         self._by_address: dict[str, grpc.aio.Channel] = {}
+        self._lingering: dict[asyncio.TimerHandle, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def get(self, address: str) -> grpc.aio.Channel:
         """Return the connection to host:port, which begins to connect."""
@@ -37,13 +44,29 @@ class Channels:
             channel.get_state(try_to_connect=True)
         return channel
 
-    async def forget(self, address: str) -> None:
-        """Close the connection to an address; its calls end."""
+    def forget(self, address: str) -> None:
+        """Close the connection to an address, once whoever still calls over it has ended."""
         channel = self._by_address.pop(address, None)
-        if channel is not None:
-            await channel.close()
+        if channel is None:
+            return
+
+        def close() -> None:
+            del self._lingering[timer]
+            closing = loop.create_task(channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(LINGER_SECONDS, close)
+        self._lingering[timer] = channel
 
     async def close(self) -> None:
-        """Close all connections."""
-        for address in list(self._by_address):
-            await self.forget(address)
+        """Close all connections; their calls end."""
+        for timer in self._lingering:
+            timer.cancel()
+        channels = [*self._by_address.values(), *self._lingering.values()]
+        self._by_address.clear()
+        self._lingering.clear()
+        for channel in channels:
+            await channel.close()
+        await asyncio.gather(*self._closing)
