@@ -137,6 +137,26 @@ def test_a_node_that_comes_back_under_its_name_serves_again(
     assert nodes.ask("a", PROMPT, max_tokens=8).ids == reference("a", 8)
 
 
+def test_a_node_that_comes_back_elsewhere_while_a_command_is_on_its_way_serves(
+    cluster: LocalCluster, clients: ThreadPoolExecutor, models: Path
+) -> None:
+    cluster.start_controller("--exit-with-parent")
+    cluster.start_node("n1", models=models, engines=["timed"])
+    cluster.deploy("a", engine="timed")
+    cluster.send_signal("n1", signal.SIGSTOP)
+    asking = clients.submit(cluster.ask, "a", PROMPT)
+    cluster.wait_for(lambda: bool(cluster.replicas("a")), "a start to be sent")
+
+    cluster.kill("n1")
+    cluster.start_node("n1", models=models, engines=["timed"])
+    answer = asking.result(timeout=30.0)
+
+    assert answer.ids == reference("a", len(answer.ids))
+    assert answer.status == 200
+    assert cluster.is_running("controller")
+    assert "Traceback" not in cluster.log("controller")
+
+
 def test_a_name_can_t_be_used_twice(nodes: LocalCluster, models: Path, tmp_path: Path) -> None:
     nodes.spawn("impostor", "node", "--name=n1", f"--controller={nodes.grpc_address}")
 

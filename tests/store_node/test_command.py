@@ -106,18 +106,28 @@ def _descendants(pid: int) -> set[int]:
     return found
 
 
+async def until(mark: bytes, lines: asyncio.StreamReader) -> AsyncGenerator[bytes]:
+    """Yield lines up to the first that has the mark."""
+    async for line in lines:
+        yield line
+        if mark in line:
+            return
+
+
 async def test_node_may_open_as_many_files_as_it_is_ever_allowed_to(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh", *NODE)
     process = await spawn(tmp_path, *TIMED, command=limited)
 
     assert process.stderr is not None
-    async with asyncio.timeout(20.0):
-        while b"node runs" not in await process.stderr.readline():
-            pass
-    soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-    process.kill()
-    await process.communicate()
+    try:
+        async with asyncio.timeout(20.0):
+            said = [line async for line in until(b"node runs", process.stderr)]
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        process.kill()
+        await process.communicate()
 
+    assert b"node runs" in said[-1]
     assert soft == hard
 
 

@@ -114,13 +114,22 @@ def test_wrong_usage_is_exit_code_2(arguments: Sequence[str], pilotlight: Run) -
     assert "Error: " in err
 
 
+def surrogates() -> Exception:
+    """Return what an argument raises that is not UTF-8."""
+    try:
+        os.fsdecode(b"\xff").encode()
+    except UnicodeEncodeError as exc:
+        return exc
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("exc", "line"),
     [
         (UnknownModel("opt"), "no model 'opt' is deployed; none is deployed"),
         (SettingsError("node.yaml", "no such\nsetting", key="a"), "node.yaml: a: no such setting"),
         (FileNotFoundError(2, "No such file or directory", "/x"), "/x: No such file or directory"),
-        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "text that is not UTF-8 was given"),
+        (surrogates(), "text that is not UTF-8 was given"),
         (click.ClickException("can't"), "can't"),
     ],
 )

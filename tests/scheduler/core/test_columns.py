@@ -151,6 +151,17 @@ def test_a_start_is_a_load_to_come_until_its_node_has_reported_one() -> None:
     assert stage.core.snapshot(stage.now).load_left_bytes.tolist() == [600_000_000]
 
 
+def test_a_start_on_a_node_that_is_down_is_no_load() -> None:
+    stage = _stage()
+    stage.demand("m", 1)
+    stage.settle()
+
+    stage.disconnect("a", may_return=True)
+
+    assert len(stage.replicas("m")) == 1
+    assert stage.core.snapshot(stage.now).load_model.tolist() == []
+
+
 def test_a_start_from_memory_is_no_load() -> None:
     stage = _stage()
     stage.demand("n", 1)

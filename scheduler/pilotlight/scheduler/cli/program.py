@@ -73,7 +73,9 @@ def _expected(exc: Exception) -> str | None:
     """Return one line for an error that is ours or the system's, None for a bug."""
     if type(exc).__module__.startswith("pilotlight."):
         return " ".join(str(exc).split()) or type(exc).__name__
-    if isinstance(exc, UnicodeError):
+    if isinstance(exc, UnicodeDecodeError) or (
+        isinstance(exc, UnicodeEncodeError) and exc.reason == "surrogates not allowed"
+    ):
         return "text that is not UTF-8 was given"
     if isinstance(exc, OSError) and exc.strerror:
         return f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror

@@ -243,7 +243,8 @@ class SnapshotBuilder:
             row, node = self._model_rows.get(replica.model), self._node_rows.get(replica.node)
             if row is None or node is None or (row, node) in known:
                 continue
-            if not self._nodes["residency"][row, node] & Residency.DRAM:
+            is_in_dram = bool(self._nodes["residency"][row, node] & Residency.DRAM)
+            if self._nodes["node_is_up"][node] and not is_in_dram:
                 channel = int(self._nodes["copy_channel"][row, node])
                 size = self._state.models[replica.model].size_bytes
                 found[row, node] = (row, node, channel, size)

@@ -44,7 +44,7 @@ from pilotlight.store_node.protocol import (
 )
 from pilotlight.store_node.protocol.channels import Channels
 
-RESCAN_SECONDS = 3.0
+RESCAN_SECONDS = 5.0
 """Well within the time that a user gives a deployment."""
 MOST_REPLICAS = 1000
 """Of one model. Each plan counts them one by one."""
@@ -90,8 +90,9 @@ class Deployments:
         async with self._changing:
             model = self._model(spec, await self._find(spec.path))
             self._check_fit(model)
-            await self._change(PutModel(model), ModelDeployed(model=model))
+            # Files of the deployment before stay: requests may be reading them.
             self._files.keep_only(self._driver.core.state.models.values())
+            await self._change(PutModel(model), ModelDeployed(model=model))
         try:
             await self._files.fetch(model)
         except ModelUnavailable:
@@ -150,13 +151,14 @@ class Deployments:
 
     async def _find(self, path: str) -> CheckpointStatus:
         # What nodes last saw of their disks may be seconds old.
-        await self._rescan()
+        silent = await self._rescan()
         found = self._usable(path)
         if found is not None:
             return found
         if not self._nodes():
             raise NoNodes
-        raise UnknownCheckpoint(path, self._why_not(path))
+        unasked = f"; {', '.join(silent)} did not answer" if silent else ""
+        raise UnknownCheckpoint(path, self._why_not(path) + unasked)
 
     def _usable(self, path: str) -> CheckpointStatus | None:
         return next((copy for _, copy in self._copies(path) if not copy.quarantine), None)
@@ -181,13 +183,13 @@ class Deployments:
         names = ", ".join(node.id for node in nodes)
         return f"there is no checkpoint of that path below the model roots of {names}; {hint}"
 
-    async def _rescan(self) -> None:
-        """Let all nodes look at their disks again."""
-        async with asyncio.TaskGroup() as tasks:
-            for node in self._nodes():
-                tasks.create_task(self._rescan_node(node))
+    async def _rescan(self) -> list[NodeId]:
+        """Let all nodes look at their disks again; return those that did not answer."""
+        nodes = self._nodes()
+        answered = await asyncio.gather(*map(self._rescan_node, nodes))
+        return [node.id for node, has in zip(nodes, answered, strict=True) if not has]
 
-    async def _rescan_node(self, node: Node) -> None:
+    async def _rescan_node(self, node: Node) -> bool:
         stub = store_node_pb2_grpc.StoreNodeStub(self._channels.get(node.address))
         try:
             answer = await stub.Describe(
@@ -195,10 +197,11 @@ class Deployments:
             )
         except grpc.aio.AioRpcError:
             # A node that can't answer has nothing new; its session says whether it is up.
-            return
+            return False
         report = wire.from_message(answer, NodeReport)
         update = NodeUpdate(checkpoints=report.checkpoints, loads=report.loads)
         self._driver.post(NodeUpdated(node=node.id, incarnation=report.incarnation, update=update))
+        return True
 
     def _model(self, spec: _Spec, copy: CheckpointStatus) -> Model:
         context = spec.context_tokens or copy.context_tokens

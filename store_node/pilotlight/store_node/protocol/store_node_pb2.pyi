@@ -924,7 +924,9 @@ class StartOutcome(_message.Message):
     prefill_seconds: _builtins.float
     """Of the first request; unset until it ran."""
     disk_busy_seconds: _builtins.float
-    """Raw busy times, which overlap."""
+    """Raw busy times, which overlap. Of the disk 0 = not known: the load was interrupted by another,
+    or read through the page cache.
+    """
     worker_busy_seconds: _builtins.float
     checksum: Global___ChecksumState.ValueType
     bottleneck: _builtins.str

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -167,8 +168,10 @@ class Nursery:
             and path.stem not in self._alive
             and path.stem not in self._waiting
         ]
-        for path in sorted(left, key=lambda path: path.stat().st_mtime)[:-_KEPT_LOGS]:
-            path.unlink(missing_ok=True)
+        # What can't be removed does no harm.
+        with suppress(OSError):
+            for path in sorted(left, key=lambda path: path.lstat().st_mtime)[:-_KEPT_LOGS]:
+                path.unlink(missing_ok=True)
 
     def _fork_waiting(self) -> None:
         assert self._link is not None

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
 from io import BytesIO
 
 import msgspec
 import pytest
 
+from pilotlight.scheduler.gateway.text import template_process
 from pilotlight.scheduler.gateway.text.template_messages import (
     Failure,
     RenderAnswer,
@@ -17,7 +19,8 @@ HUGE = "{{ messages[0].content * 9000000000000000 }}"  # more than any machine h
 
 
 def request(source: str, **fields: object) -> bytes:
-    return msgspec.json.encode({"number": 7, "source": source, "messages": HELLO, **fields})
+    known = {"number": 7, "source": source, "special_tokens": {}, "messages": HELLO}
+    return msgspec.json.encode(known | fields)
 
 
 def answered(source: str, **fields: object) -> RenderAnswer:
@@ -32,19 +35,36 @@ def test_answers_with_the_text_under_the_requests_number() -> None:
     )
 
 
-def test_without_messages_a_template_is_only_compiled() -> None:
-    raising = "{{ raise_exception('no') }}"
-
-    assert answered(raising, messages=None) == RenderAnswer(number=7)
-    assert answered(raising).failure is Failure.REFUSED
-
-
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
         ("{% for %}", "Expected an expression"),
         ("{% for a in b %}" * 50 + "{% endfor %}" * 50, "too many statically nested blocks"),
         ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
+    ],
+)
+def test_what_can_t_be_compiled_is_no_template(source: str, reason: str) -> None:
+    broken = answered(source)
+
+    assert broken.failure is Failure.BROKEN
+    assert reason in broken.reason
+
+
+def test_time_is_that_of_the_processor_and_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_process, "RENDER_SECONDS", 0.05)
+    loops = "{% for a in range(99999) %}"
+    began = time.process_time()
+
+    endless = answered(loops * 3 + "{% endfor %}" * 3)
+
+    assert endless == RenderAnswer(number=7, failure=Failure.TOO_SLOW)
+    assert time.process_time() - began < 5.0
+    assert answered("{{ messages[0].role }}").text == "user"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
         ("{{ '\\ud800' }}", "surrogates not allowed"),
         ("{{ messages[0].content.encode('ascii') }}", "'ascii' codec"),
     ],
@@ -94,6 +114,8 @@ def test_says_that_it_is_ready_and_answers_until_the_requests_end() -> None:
 
 
 def test_a_request_is_one_line_whatever_is_in_it() -> None:
-    asked = RenderRequest(number=1, source="a\nb\u2028", messages=[{"content": "\r\n"}])
+    asked = RenderRequest(
+        number=1, source="a\nb\u2028", special_tokens={}, messages=[{"content": "\r\n"}]
+    )
 
     assert len(msgspec.json.encode(asked).split(b"\n")) == 1

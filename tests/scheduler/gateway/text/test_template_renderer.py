@@ -18,7 +18,11 @@ from pilotlight.scheduler.gateway.testing import inline_renderer
 from pilotlight.scheduler.gateway.text import template_process
 from pilotlight.scheduler.gateway.text.template_child import TemplateChild
 from pilotlight.scheduler.gateway.text.template_messages import Failure, RenderAnswer
-from pilotlight.scheduler.gateway.text.template_renderer import REFUSE_SECONDS, TemplateRenderer
+from pilotlight.scheduler.gateway.text.template_renderer import (
+    REFUSE_SECONDS,
+    SHORT_BYTES,
+    TemplateRenderer,
+)
 from pilotlight.scheduler.gateway.text.text_request import ChatMessage
 
 HELLO = (ChatMessage(role="user", content="Hello"),)
@@ -56,6 +60,11 @@ async def breaking(line: bytes) -> bytes:
 async def out_of_memory(line: bytes) -> bytes:
     number = msgspec.json.decode(line)["number"]
     return msgspec.json.encode(RenderAnswer(number=number, failure=Failure.TOO_LARGE))
+
+
+async def too_slow(line: bytes) -> bytes:
+    number = msgspec.json.decode(line)["number"]
+    return msgspec.json.encode(RenderAnswer(number=number, failure=Failure.TOO_SLOW))
 
 
 async def mixed_up(line: bytes) -> bytes:
@@ -96,9 +105,9 @@ class Stage:
         self.actors.append(Actor(part))
         return self.actors[-1]
 
-    def renderer(self, *, render_seconds: float = 60.0) -> TemplateRenderer:
+    def renderer(self, *, patience_seconds: float = 60.0) -> TemplateRenderer:
         return TemplateRenderer(
-            start=self.start, render_seconds=render_seconds, clock=lambda: self.now
+            start=self.start, patience_seconds=patience_seconds, clock=lambda: self.now
         )
 
 
@@ -133,7 +142,7 @@ async def test_messages_have_names_where_they_were_given() -> None:
 async def test_a_template_that_is_none_is_named() -> None:
     async with inline_renderer() as renderer:
         with pytest.raises(UnreadableExecutionFile, match="the chat template can't be used: Exp"):
-            await renderer.check("{% for %}")
+            await render(renderer, "{% for %}")
 
 
 @pytest.mark.parametrize("content", ["half a pair: \ud800", "\udfff"])
@@ -141,8 +150,8 @@ async def test_text_that_is_no_unicode_is_refused(content: str) -> None:
     async with inline_renderer() as renderer:
         with pytest.raises(InvalidRequest, match="surrogates not allowed"):
             await render(renderer, PLAIN, [ChatMessage(role="user", content=content)])
-        with pytest.raises(UnreadableExecutionFile, match="surrogates not allowed"):
-            await renderer.check(content)
+        with pytest.raises(InvalidRequest, match="surrogates not allowed"):
+            await render(renderer, content)
 
 
 async def test_entering_starts_a_process_and_leaving_ends_it() -> None:
@@ -157,35 +166,35 @@ async def test_entering_starts_a_process_and_leaving_ends_it() -> None:
     assert stage.actors[0].has_ended
 
 
-async def test_one_that_takes_too_long_is_replaced() -> None:
+async def test_one_that_does_not_answer_is_replaced() -> None:
     stage = Stage(never)
-    async with stage.renderer(render_seconds=0.01) as renderer:
-        with pytest.raises(InvalidRequest, match=r"template runs for more than 0\.01 s$"):
-            await render(renderer, ENDLESS)
-
+    async with stage.renderer(patience_seconds=0.01) as renderer:
         assert await render(renderer) == "<s>Hello"
 
     assert [actor.has_ended for actor in stage.actors] == [True, True]
 
 
-async def test_a_template_that_takes_too_long_to_compile_is_none() -> None:
-    async with Stage(never).renderer(render_seconds=0.01) as renderer:
-        with pytest.raises(UnreadableExecutionFile, match=r"used: it runs for more than 0\.01 s$"):
-            await renderer.check(PLAIN)
-
-
-async def test_a_template_that_cost_a_process_is_refused_for_some_seconds() -> None:
-    stage = Stage(never)
-    async with stage.renderer(render_seconds=0.01) as renderer:
-        with pytest.raises(InvalidRequest):
+async def test_a_template_that_takes_too_much_is_refused_for_some_seconds() -> None:
+    stage = Stage(too_slow)
+    async with stage.renderer() as renderer:
+        with pytest.raises(InvalidRequest, match=r"template runs for more than 2 s$"):
             await render(renderer)
         stage.now += REFUSE_SECONDS - 0.1
-        with pytest.raises(InvalidRequest, match=r"runs for more than 0\.01 s"):
+        with pytest.raises(InvalidRequest, match=r"template runs for more than 2 s$"):
             await render(renderer)
-        assert stage.actors[1].lines == []
+        assert len(stage.actors[0].lines) == 1
         assert await render(renderer, "another") == "another"
 
         stage.now += 0.2
+
+        assert await render(renderer) == "<s>Hello"
+
+
+async def test_long_messages_that_take_too_much_are_held_against_nobody_else() -> None:
+    stage = Stage(too_slow)
+    async with stage.renderer() as renderer:
+        with pytest.raises(InvalidRequest, match="runs for more than 2 s"):
+            await render(renderer, PLAIN, [ChatMessage(role="user", content="x" * SHORT_BYTES)])
 
         assert await render(renderer) == "<s>Hello"
 
@@ -290,7 +299,7 @@ def nursery() -> Nursery:
 
 @pytest.fixture
 async def real(nursery: Nursery) -> AsyncIterator[TemplateRenderer]:
-    async with TemplateRenderer(start=nursery.start, render_seconds=2.0) as renderer:
+    async with TemplateRenderer(start=nursery.start) as renderer:
         yield renderer
     assert not any(is_there(child.pid) for child in nursery.children)
 
@@ -308,8 +317,6 @@ async def real(nursery: Nursery) -> AsyncIterator[TemplateRenderer]:
 async def test_what_takes_too_much_is_refused_and_others_go_on(
     source: str, reason: str, real: TemplateRenderer
 ) -> None:
-    await real.check(source)
-
     with pytest.raises(InvalidRequest, match=f"^the model's chat template ({reason})$"):
         await render(real, source)
 
@@ -317,11 +324,11 @@ async def test_what_takes_too_much_is_refused_and_others_go_on(
 
 
 @pytest.mark.integration
-async def test_a_constant_too_large_to_compile_is_no_template(real: TemplateRenderer) -> None:
-    with pytest.raises(UnreadableExecutionFile, match=r"it (takes|runs for) more than"):
-        await real.check(CONSTANT)
+async def test_a_constant_too_large_to_compile_is_refused(real: TemplateRenderer) -> None:
+    with pytest.raises(InvalidRequest, match=r"(takes|runs for) more than"):
+        await render(real, CONSTANT)
 
-    await real.check(PLAIN)
+    assert await render(real) == "<s>Hello"
 
 
 @pytest.mark.integration

@@ -13,6 +13,7 @@ from pilotlight.scheduler.gateway.backend import ServedModel
 from pilotlight.scheduler.gateway.testing import inline_renderer
 from pilotlight.scheduler.gateway.text.text_model import load_text_model, read_chat_template
 from pilotlight.scheduler.gateway.text.text_models import TextModels
+from pilotlight.scheduler.gateway.text.text_request import ChatMessage
 from pilotlight.store_node.protocol import ModelId
 
 
@@ -134,14 +135,25 @@ async def test_a_broken_file_makes_the_model_unavailable_until_it_is_mended(
     assert (await models.get(served("m", tmp_path))).end_ids == (5,)
 
 
-async def test_a_template_that_is_none_makes_the_model_unavailable(
+async def test_a_template_that_is_none_keeps_its_model_from_chats(
     models: TextModels, model_directories: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(model_directories["wordpiece"], tmp_path, dirs_exist_ok=True)
     (tmp_path / "chat_template.jinja").write_text("{% for %}")
 
+    model = served("m", tmp_path)
+    # Without a conversation it does without its template.
+    text_model = await models.get(model)
+
     with pytest.raises(ModelUnavailable, match=r"'m' can't be served: the chat template can't be"):
-        await models.get(served("m", tmp_path))
+        await models.render(model, text_model, [ChatMessage(role="user", content="Hello")])
+
+
+async def test_files_that_are_gone_are_no_model_without_a_tokenizer(
+    models: TextModels, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailable, match="it is gone"):
+        await models.get(served("m", tmp_path / "removed"))
 
 
 def test_a_template_file_goes_before_the_configuration(tmp_path: Path) -> None:

@@ -12,20 +12,23 @@ import msgspec
 MEMORY_BYTES = 1 << 30
 """Of address space; Python and jinja take 25 MB, a conversation some times its size."""
 ANSWER_BYTES = 8 << 20
-"""Twice what a body of HTTP may have; no model's context holds as much."""
+"""Some two million tokens; the tokenizer takes 300 MB of memory for one million."""
+RENDER_SECONDS = 2.0
+"""Of processor time; templates in use take a millisecond, and 0.1 s for 4 MB."""
 
 
 class Failure(enum.StrEnum):
     """Why there is no text."""
 
+    BROKEN = "broken"
+    """It is no template; with a reason."""
     REFUSED = "refused"
-    """The template says so, or is none; with a reason."""
+    """The template says so; with a reason."""
     TOO_LARGE = "too_large"
     TOO_LONG = "too_long"
     TOO_SLOW = "too_slow"
-    """The gateway's own verdict, as are those that follow."""
     ENDED = "ended"
-    """The process broke off."""
+    """The process broke off: the gateway's own verdict, as is the next."""
     NOT_STARTED = "not_started"
     """There is no process; with a reason."""
 
@@ -35,9 +38,8 @@ class RenderRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     source: str
-    special_tokens: dict[str, str] = {}
-    messages: list[dict[str, str]] | None = None
-    """None = only compile the template."""
+    special_tokens: dict[str, str]
+    messages: list[dict[str, str]]
 
 
 class RenderAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
@@ -20,6 +22,7 @@ from pilotlight.scheduler.gateway.text.chat_template import ChatTemplate
 from pilotlight.scheduler.gateway.text.template_messages import (
     ANSWER_BYTES,
     MEMORY_BYTES,
+    RENDER_SECONDS,
     Failure,
     RenderAnswer,
     RenderRequest,
@@ -32,16 +35,27 @@ _decode = msgspec.json.Decoder(RenderRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
+class _OutOfTime(BaseException):
+    """Raised by the timer, wherever the template is; nothing catches it on the way."""
+
+
 def answer(line: bytes) -> bytes:
-    """Return the line that answers a request, without its end."""
+    """Return the line that answers a request, without its end; for the main thread."""
     request = _decode(line)
+    stage = Failure.BROKEN
     try:
-        answered = _encode(RenderAnswer(number=request.number, text=_text(request)))
+        with _limited_time():
+            template = _compiled(request.source)
+            stage = Failure.REFUSED
+            text = template.render(request.messages, special_tokens=request.special_tokens)
+        answered = _encode(RenderAnswer(number=request.number, text=text))
+    except _OutOfTime:
+        return _failure(request, Failure.TOO_SLOW)
     except MemoryError:
         return _failure(request, Failure.TOO_LARGE)
     # The outermost loop: templates may raise whatever Python does.
     except Exception as exc:
-        return _failure(request, Failure.REFUSED, reason=str(exc) or type(exc).__name__)
+        return _failure(request, stage, reason=str(exc) or type(exc).__name__)
     if len(answered) > ANSWER_BYTES:
         return _failure(request, Failure.TOO_LONG)
     return answered
@@ -73,11 +87,19 @@ def _compiled(source: str) -> ChatTemplate:
     return ChatTemplate(source)
 
 
-def _text(request: RenderRequest) -> str:
-    template = _compiled(request.source)
-    if request.messages is None:
-        return ""
-    return template.render(request.messages, special_tokens=request.special_tokens)
+@contextmanager
+def _limited_time() -> Generator[None]:
+    """Allow so much time of the processor, however long the machine stands still meanwhile."""
+    signal.signal(signal.SIGPROF, _run_out_of_time)
+    signal.setitimer(signal.ITIMER_PROF, RENDER_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+def _run_out_of_time(number: int, frame: object) -> NoReturn:
+    raise _OutOfTime
 
 
 def _failure(request: RenderRequest, failure: Failure, *, reason: str = "") -> bytes:

@@ -2,14 +2,15 @@
 
 Theory of operation. A template comes with a checkpoint, that is, from anybody:
 it may loop for ever or ask for all memory there is. So a child process renders,
-limited in memory and in what it answers, and one task here owns it: it gives it
-one request after the other, kills it when one takes too long, and starts
+limited in time, memory and what it answers, and one task here owns it: it gives
+it one request after the other, kills it when it does not answer, and starts
 another. Whoever waits for an answer may leave at any time, since the task goes on
 with the request and drops its answer.
 
 A child that ran out of memory or broke off may have done so for what it
 rendered before, so the request is tried once more, by a new one. A template that
-cost a child is refused for some seconds, lest it keep the others waiting.
+took too much for a short conversation is refused for some seconds, lest it keep
+the others waiting; with a long one it may be the messages.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pilotlight.scheduler.gateway.text.template_child import TemplateChild
 from pilotlight.scheduler.gateway.text.template_messages import (
     ANSWER_BYTES,
     MEMORY_BYTES,
+    RENDER_SECONDS,
     Failure,
     RenderAnswer,
     RenderRequest,
@@ -37,13 +39,22 @@ from pilotlight.scheduler.gateway.text.text_request import ChatMessage
 
 log = structlog.get_logger(__name__)
 
-RENDER_SECONDS = 2.0
-"""Templates in use take a millisecond, and 0.1 s for 4 MB; machines may be busy."""
+PATIENCE_SECONDS = 15.0
+"""For an answer: the child keeps its time itself, and a busy machine may give it little."""
 REFUSE_SECONDS = 5.0
+SHORT_BYTES = 64 << 10
+"""Of a request, its template included."""
 
-_TRIED_AGAIN = (Failure.TOO_LARGE, Failure.ENDED)
-_COSTLY = (Failure.TOO_SLOW, *_TRIED_AGAIN)
-"""After these the child is replaced."""
+_REPLACED = (Failure.TOO_LARGE, Failure.ENDED)
+"""After these the child is replaced, and the request tried again."""
+_COSTLY = (Failure.TOO_SLOW, *_REPLACED)
+
+_EXCESSES = {
+    Failure.TOO_SLOW: f"runs for more than {RENDER_SECONDS:g} s",
+    Failure.TOO_LARGE: f"takes more than {MEMORY_BYTES >> 30} GiB of memory",
+    Failure.TOO_LONG: f"writes more than {ANSWER_BYTES >> 20} MiB",
+    Failure.ENDED: "breaks the process that it runs in",
+}
 
 _decode = msgspec.json.Decoder(RenderAnswer).decode
 _encode = msgspec.json.Encoder().encode
@@ -86,11 +97,11 @@ class TemplateRenderer:
         self,
         *,
         start: Callable[[], Awaitable[RenderingProcess]] = TemplateChild.start,
-        render_seconds: float = RENDER_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start = start
-        self._render_seconds = render_seconds
+        self._patience_seconds = patience_seconds
         self._clock = clock
         self._tasks = asyncio.TaskGroup()
         self._serving: asyncio.Task[None] | None = None
@@ -118,17 +129,6 @@ class TemplateRenderer:
             answer.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    async def check(self, source: str) -> None:
-        """Compile a template.
-
-        Raises:
-            UnreadableExecutionFile: it is none, or takes too much to compile.
-        """
-        answer = await self._ask(source)
-        if answer.failure is not None:
-            reason = answer.reason or f"it {self._excess(answer.failure)}"
-            raise UnreadableExecutionFile("the chat template", reason)
-
     async def render(
         self, source: str, *, special_tokens: Mapping[str, str], messages: Sequence[ChatMessage]
     ) -> str:
@@ -136,42 +136,30 @@ class TemplateRenderer:
 
         Raises:
             InvalidRequest: the template refuses these messages, or takes too much.
-            UnreadableExecutionFile: there is no process to render it.
+            UnreadableExecutionFile: it is no template, or there is no process to render it.
         """
         data = [_as_template_data(message) for message in messages]
-        answer = await self._ask(source, special_tokens=dict(special_tokens), messages=data)
+        answer = await self._ask(source, dict(special_tokens), data)
         match answer.failure:
             case None:
                 return answer.text
-            case Failure.NOT_STARTED:
+            case Failure.BROKEN | Failure.NOT_STARTED:
                 raise UnreadableExecutionFile("the chat template", answer.reason)
             case Failure.REFUSED:
                 what = f"refuses these messages: {answer.reason}"
             case _:
-                what = self._excess(answer.failure)
+                what = _EXCESSES[answer.failure]
         raise InvalidRequest(f"the model's chat template {what}", param="messages")
 
-    def _excess(self, failure: Failure) -> str:
-        return {
-            Failure.TOO_SLOW: f"runs for more than {self._render_seconds:g} s",
-            Failure.TOO_LARGE: f"takes more than {MEMORY_BYTES >> 30} GiB of memory",
-            Failure.TOO_LONG: f"writes more than {ANSWER_BYTES >> 20} MiB",
-            Failure.ENDED: "breaks the process that it runs in",
-        }[failure]
-
     async def _ask(
-        self,
-        source: str,
-        *,
-        special_tokens: dict[str, str] | None = None,
-        messages: list[dict[str, str]] | None = None,
+        self, source: str, special_tokens: dict[str, str], messages: list[dict[str, str]]
     ) -> RenderAnswer:
         assert self._serving is not None, "it is entered"
         self._n_asked += 1
         request = RenderRequest(
             number=self._n_asked,
             source=source,
-            special_tokens=special_tokens or {},
+            special_tokens=special_tokens,
             messages=messages,
         )
         try:
@@ -205,15 +193,15 @@ class TemplateRenderer:
         if refusal is not None and self._clock() < refusal.until:
             return refusal.answer
         answer = await self._try(job)
-        if answer.failure in _TRIED_AGAIN:
+        if answer.failure in _REPLACED:
             answer = await self._try(job)
-        if answer.failure in _COSTLY:
+        if answer.failure in _COSTLY and len(job.line) <= SHORT_BYTES:
             self._refuse(job.source, answer)
         return answer
 
     async def _try(self, job: _Job) -> RenderAnswer:
         answer = await self._exchange(job)
-        if answer.failure in _COSTLY:
+        if answer.failure in _REPLACED:
             log.warning("template process replaced", reason=answer.failure)
             await self._renew()
         return answer
@@ -225,11 +213,9 @@ class TemplateRenderer:
             reason = "the process that renders it can't be started"
             return RenderAnswer(number=job.number, failure=Failure.NOT_STARTED, reason=reason)
         try:
-            async with asyncio.timeout(self._render_seconds):
+            async with asyncio.timeout(self._patience_seconds):
                 answer = _decode(await self._child.ask(job.line))
-        except TimeoutError:
-            return RenderAnswer(number=job.number, failure=Failure.TOO_SLOW)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, TimeoutError, msgspec.MsgspecError):
             return RenderAnswer(number=job.number, failure=Failure.ENDED)
         if answer.number != job.number:
             return RenderAnswer(number=job.number, failure=Failure.ENDED)
@@ -241,7 +227,8 @@ class TemplateRenderer:
             self._child = None
         try:
             self._child = await self._start()
-        except OSError as exc:
+        # It takes a process and, for asyncio, a thread.
+        except (OSError, RuntimeError) as exc:
             log.error("template process can't be started", reason=str(exc))
 
     def _refuse(self, source: str, answer: RenderAnswer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilotlight.scheduler.errors import UnreadableExecutionFile
 from pilotlight.scheduler.gateway.text.execution_files import (
     GenerationConfig,
     ModelConfig,
@@ -37,6 +38,9 @@ def load_text_model(directory: Path) -> TextModel:
     Raises:
         UnreadableExecutionFile: a file is broken.
     """
+    if not directory.is_dir():
+        # Its model was deleted, or deployed anew, a moment ago.
+        raise UnreadableExecutionFile(str(directory), "it is gone")
     tokenizer = load_tokenizer(directory)
     whole = read_json(directory / "config.json", ModelConfig)
     inner = whole.text_config or whole

@@ -6,7 +6,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ class TextModels:
     def __init__(self, *, capacity: int = 32, renderer: TemplateRenderer | None = None) -> None:
         self._capacity = capacity
         self._renderer = renderer or TemplateRenderer()
-        self._models: OrderedDict[_Key, asyncio.Task[TextModel]] = OrderedDict()
+        self._models: OrderedDict[_Key, asyncio.Future[TextModel]] = OrderedDict()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pilotlight-text")
 
     async def __aenter__(self) -> TextModels:
@@ -83,7 +82,7 @@ class TextModels:
 
         Raises:
             InvalidRequest: the template refuses these messages, or takes too much.
-            ModelUnavailable: nothing can render it at the moment.
+            ModelUnavailable: it has no template that can be rendered.
         """
         assert text_model.template is not None, "it has a template"
         assert text_model.tokenizer is not None, "templates are for tokenizers"
@@ -96,21 +95,16 @@ class TextModels:
         except UnreadableExecutionFile as exc:
             raise ModelUnavailable(model.name, str(exc)) from exc
 
-    def _start(self, key: _Key, model: ServedModel) -> asyncio.Task[TextModel]:
-        loading = asyncio.get_running_loop().create_task(self._load(model))
+    def _start(self, key: _Key, model: ServedModel) -> asyncio.Future[TextModel]:
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(self._threads, load_text_model, model.directory)
         self._models[key] = loading
         loading.add_done_callback(lambda done: self._forget_failure(key, done))
         if len(self._models) > self._capacity:
             self._models.popitem(last=False)
         return loading
 
-    async def _load(self, model: ServedModel) -> TextModel:
-        text_model = await self.run(partial(load_text_model, model.directory))
-        if text_model.template is not None:
-            await self._renderer.check(text_model.template)
-        return text_model
-
-    def _forget_failure(self, key: _Key, loading: asyncio.Task[TextModel]) -> None:
+    def _forget_failure(self, key: _Key, loading: asyncio.Future[TextModel]) -> None:
         has_failed = loading.cancelled() or loading.exception() is not None
         if has_failed and self._models.get(key) is loading:
             del self._models[key]
