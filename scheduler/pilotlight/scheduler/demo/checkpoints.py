@@ -108,7 +108,6 @@ def make_checkpoints(directory: Path, *, say: Callable[[str], None]) -> None:
     missing = [recipe for recipe in RECIPES if not _is_made(recipe, directory)]
     if not missing:
         return
-    say(f"making {len(missing)} checkpoints below {directory}")
     # This process stays small: it need not import torch.
     command = [sys.executable, "-P", "-m", "pilotlight.scheduler.demo.checkpoints"]
     with subprocess.Popen(
@@ -119,6 +118,7 @@ def make_checkpoints(directory: Path, *, say: Callable[[str], None]) -> None:
         start_new_session=True,
     ) as making:
         try:
+            say(f"making {len(missing)} checkpoints below {directory}")
             said, _ = making.communicate()
         finally:
             # With what it has started itself, where this one is interrupted.
