@@ -9,7 +9,6 @@ import msgspec
 
 from pilotlight.process.log_options import LogFormat, LogLevel
 from pilotlight.process.quantities import ByteCount, Seconds
-from pilotlight.scheduler.store import sqlite_url
 
 KIND = "ControllerConfig"
 
@@ -77,4 +76,6 @@ class ControllerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 def state_url(settings: ControllerSettings, home: Path) -> str:
     """Return the URL of the state that a controller keeps."""
+    from pilotlight.scheduler.store import sqlite_url
+
     return settings.database or sqlite_url(home / "state.db")
