@@ -16,6 +16,7 @@ from pilotlight.scheduler.testing.reports import copy_of, model_of, status_of, s
 from pilotlight.scheduler.testing.stage import Stage
 from pilotlight.store_node.protocol import (
     CancelStartRequest,
+    CompatibilityKey,
     Incarnation,
     ModelId,
     NodeId,
@@ -271,6 +272,50 @@ def test_a_deleted_model_has_no_demand() -> None:
 
     assert stage.core.state.demand == {}
     assert stage.core.snapshot(stage.now).model_ids == ()
+
+
+@pytest.mark.parametrize(("digest", "is_stopped"), [("one", False), ("two", True), ("", True)])
+def test_a_replica_of_other_bytes_than_are_there_goes_when_its_model_is_deployed_again(
+    digest: str, is_stopped: bool
+) -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=[copy_of("m", bytes_digest="one")])
+    stage.demand("m", 1)
+    stage.settle()
+    stage.ack(stage.sends[0])
+    key = CompatibilityKey(
+        content=copy_of("m", bytes_digest="one").content,
+        engine="timed",
+        engine_version="1",
+        dtype="float32",
+        parallelism=1,
+    )
+    stage.report(stage.replicas("m")[0], ReplicaState.READY, compatibility=key)
+    stage.update("a", checkpoints=(copy_of("m", bytes_digest=digest),))
+
+    stage.deploy("m")
+    stage.settle()
+
+    stops = [send for send in stage.sends if isinstance(send.command, StopReplicaRequest)]
+    assert bool(stops) is is_stopped
+
+
+def test_a_start_that_waits_for_the_end_of_what_a_copy_was_is_not_given_up() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=["m"])
+    stage.demand("m", 1)
+    stage.settle()
+
+    for _ in range(6):
+        (start,) = stage.sends
+        stage.refuse(start, code="layout_changed")
+        stage.pass_time(GRACE)
+        stage.settle()
+
+    assert not [update for update in stage.routes if isinstance(update, ModelRefused)]
+    assert len(stage.sends) == 1
 
 
 def test_a_deleted_model_leaves_nothing_behind() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pilotlight.scheduler.core.actions import ModelRefused
-from pilotlight.scheduler.core.copies import learn_digest
+from pilotlight.scheduler.core.copies import copy_on, learn_digest
 from pilotlight.scheduler.core.decree import stop_replica
 from pilotlight.scheduler.core.events import EpochRaised, ModelDeleted, ModelDeployed, Restored
 from pilotlight.scheduler.core.model import Model
@@ -68,6 +68,8 @@ def deployed(turn: Turn, event: ModelDeployed) -> None:
     _forget_experience(turn, model.name)
     if before is not None and before.deployment != model.deployment:
         _stop_all(turn, model, "its model was deployed anew")
+    else:
+        _stop_outdated(turn, model)
     for node in turn.state.nodes.values():
         for copy in node.checkpoints.values():
             learn_digest(turn.state, copy)
@@ -92,6 +94,16 @@ def _stop_all(turn: Turn, model: Model, reason: str) -> None:
     for replica in list(turn.state.replicas.values()):
         if replica.model == model.name:
             stop_replica(turn, replica, reason)
+
+
+def _stop_outdated(turn: Turn, model: Model) -> None:
+    """Stop replicas of other bytes than now lie where they came from."""
+    for replica in list(turn.state.replicas.values()):
+        node = turn.state.nodes.get(replica.node)
+        copy = copy_on(turn.state, model, node) if node and replica.model == model.name else None
+        key = replica.compatibility
+        if copy is not None and key is not None and key.content != copy.content:
+            stop_replica(turn, replica, "its files have changed")
 
 
 def _forget_experience(turn: Turn, model: ModelId) -> None:

@@ -24,7 +24,7 @@ from pilotlight.store_node.protocol import (
     ReplicaStatus,
     ReplicaSummary,
 )
-from pilotlight.store_node.protocol.refusals import FINAL_CODES
+from pilotlight.store_node.protocol.refusals import FINAL_CODES, ErrorCode
 
 _MOST_DOUBLINGS = 32
 """Of a back-off; a model that has to run may fail for days, and a float has an end."""
@@ -92,7 +92,7 @@ def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
     _enter(turn, replica, ReplicaState.FAILED)
     finished = _finished(turn, replica) if is_failed_start else ()
     if is_failed_start:
-        back_off(turn, replica, is_final=code in FINAL_CODES)
+        back_off(turn, replica, code=code)
     turn.persist(changed(replica), *finished)
     _publish(turn, replica, "start_failed" if is_failed_start else "replica_failed", replica.error)
     _forget(turn, replica)
@@ -103,11 +103,14 @@ def limit_start(turn: Turn, replica: Replica) -> None:
     turn.set_timer(f"start:{replica.id}", after_seconds=turn.settings.start_timeout_seconds)
 
 
-def back_off(turn: Turn, replica: Replica, *, is_final: bool = False) -> None:
+def back_off(turn: Turn, replica: Replica, *, code: str = "") -> None:
     """A start of this model failed on this node: leave it alone for a while."""
+    is_final = code in FINAL_CODES
     settings, key = turn.settings, f"{replica.model}@{replica.node}"
     known = turn.state.back_offs.get(key)
-    failures = known.failures + 1 if known else 1
+    failures = known.failures if known else 0
+    # Until replicas of what a copy was have ended, a start can only wait.
+    failures = max(failures, 1) if code == ErrorCode.LAYOUT_CHANGED else failures + 1
     doublings = min(failures - 1, _MOST_DOUBLINGS)
     seconds = min(
         settings.first_back_off_seconds * 2.0**doublings, settings.longest_back_off_seconds

@@ -262,6 +262,11 @@ class CheckpointStatus:
     dtype: str = ""
     execution_files: tuple[str, ...] = ()
 
+    @property
+    def content(self) -> str:
+        """Return what the compatibility key of a replica made from these bytes says of them."""
+        return self.content_id or f"{self.layout_id}:{self.bytes_digest}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOutcome:

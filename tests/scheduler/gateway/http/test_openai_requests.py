@@ -247,6 +247,12 @@ def test_what_is_no_json_is_refused_with_the_place(read: Read, body: bytes, rule
             "stream_options.include_usage",
         ),
         (b'{"model": "m", "messages": []}', "messages must not be empty", "messages"),
+        (
+            b'{"model": "m", "messages": [%s]}'
+            % b",".join([b'{"role": "user", "content": ""}'] * 16385),
+            "messages: a chat has at most 16384",
+            "messages",
+        ),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named(body: bytes, rule: str, param: str | None) -> None:

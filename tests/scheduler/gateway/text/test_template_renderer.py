@@ -30,6 +30,12 @@ PLAIN = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% end
 LOOPS = "{% for a in range(99999) %}"
 ENDS = "{% endfor %}"
 ENDLESS = LOOPS * 3 + ENDS * 3
+# One comparison, in C, that takes 2 to the power of 45 steps.
+ONE_CALL = (
+    "{% set ns = namespace(a=[1], b=[1]) %}"
+    "{% for i in range(45) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}"
+    "{% endfor %}{{ ns.a == ns.b }}"
+)
 HUGE = "{{ 'x' * 3000000000 }}"
 PIECEMEAL = LOOPS * 2 + "{{ 'x' * 10000 }}" + ENDS * 2
 CONSTANT = "{{ 'x' * 400000000 }}"  # its template, in Python, has it thrice
@@ -166,12 +172,15 @@ async def test_entering_starts_a_process_and_leaving_ends_it() -> None:
     assert stage.actors[0].has_ended
 
 
-async def test_one_that_does_not_answer_is_replaced() -> None:
+async def test_one_that_does_not_answer_is_replaced_and_not_asked_again() -> None:
     stage = Stage(never)
     async with stage.renderer(patience_seconds=0.01) as renderer:
-        assert await render(renderer) == "<s>Hello"
+        with pytest.raises(InvalidRequest, match="runs for more than 2 s"):
+            await render(renderer)
+        assert await render(renderer, "another") == "another"
 
-    assert [actor.has_ended for actor in stage.actors] == [True, True]
+    assert [len(actor.lines) for actor in stage.actors] == [1, 1]
+    assert stage.actors[0].has_ended
 
 
 async def test_a_template_that_takes_too_much_is_refused_for_some_seconds() -> None:
@@ -311,6 +320,7 @@ async def real(nursery: Nursery) -> AsyncIterator[TemplateRenderer]:
         (HUGE, "takes more than 1 GiB of memory"),
         (PIECEMEAL, "takes more than 1 GiB of memory|runs for more than 2 s"),
         (ENDLESS, "runs for more than 2 s"),
+        (ONE_CALL, "runs for more than 2 s"),
         (OUTPUT, "writes more than 8 MiB"),
     ],
 )

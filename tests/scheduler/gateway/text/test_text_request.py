@@ -7,6 +7,7 @@ import pytest
 
 from pilotlight.scheduler.errors import InvalidRequest
 from pilotlight.scheduler.gateway.text.text_request import (
+    MOST_MESSAGES,
     ChatMessage,
     Conversation,
     TextRequest,
@@ -50,6 +51,15 @@ def test_a_parameter_that_breaks_a_rule_is_named(param: str, value: Any, rule: s
         replace(REQUEST, **{param: value}).check()
 
     assert caught.value.param == param
+
+
+def test_a_conversation_has_an_end() -> None:
+    message = ChatMessage(role="user", content="")
+    longest = TextRequest(model="m", prompt=Conversation(messages=(message,) * MOST_MESSAGES))
+    longest.check()
+
+    with pytest.raises(InvalidRequest, match="a chat has at most 16384"):
+        replace(longest, prompt=Conversation(messages=(message,) * (MOST_MESSAGES + 1))).check()
 
 
 def test_an_empty_conversation_is_named_as_clients_know_it() -> None:

@@ -17,10 +17,12 @@ import msgspec
 from pilotlight.scheduler.errors import InvalidRequest
 from pilotlight.scheduler.gateway.text.text_request import (
     MAX_LOGPROBS,
+    MOST_MESSAGES,
     ChatMessage,
     Conversation,
     Prompt,
     TextRequest,
+    too_many_messages,
 )
 
 T = TypeVar("T")
@@ -162,6 +164,8 @@ def read_chat(body: bytes) -> Call:
     parsed = _decode(_CHAT, body)
     if not parsed.messages:
         raise InvalidRequest("messages must not be empty", param="messages")
+    if len(parsed.messages) > MOST_MESSAGES:
+        raise too_many_messages()
     messages = [_message(entry, f"messages[{i}]") for i, entry in enumerate(parsed.messages)]
     limit = parsed.max_completion_tokens
     return parsed.call(

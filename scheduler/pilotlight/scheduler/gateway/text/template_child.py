@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -13,6 +14,7 @@ from pilotlight.scheduler.gateway.text.template_messages import ANSWER_BYTES
 
 START_SECONDS = 30.0
 """It takes a tenth of one, but for a machine that is busy with other things."""
+EXIT_SECONDS = 1.0
 
 _MODULE = "pilotlight.scheduler.gateway.text.template_process"
 _CHUNK_BYTES = 256 << 10
@@ -68,11 +70,17 @@ class TemplateChild:
         """Return the line that answers a line; after a cancellation, only `end` may follow.
 
         Raises:
+            TimeoutError: it was killed for the time that it took.
             OSError: it has ended, or says more than it may.
         """
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._connection, line + b"\n")
-        return await self._read_line()
+        try:
+            await loop.sock_sendall(self._connection, line + b"\n")
+            return await self._read_line()
+        except ConnectionError:
+            if await self._exit_code() == -signal.SIGXCPU:
+                raise TimeoutError from None
+            raise
 
     async def end(self) -> None:
         """Kill it and wait until it is gone; may be called again."""
@@ -81,6 +89,15 @@ class TemplateChild:
             with suppress(ProcessLookupError):
                 self._process.kill()
         await self._process.wait()
+
+    async def _exit_code(self) -> int | None:
+        """Return how a process that broke off has ended; None if it goes on all the same."""
+        try:
+            # Before a signal: sending one would take the exit code from who waits for it.
+            async with asyncio.timeout(EXIT_SECONDS):
+                return await self._process.wait()
+        except TimeoutError:
+            return None
 
     async def _read_line(self) -> bytes:
         loop = asyncio.get_running_loop()

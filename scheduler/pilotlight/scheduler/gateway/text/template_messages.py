@@ -15,6 +15,8 @@ ANSWER_BYTES = 8 << 20
 """Some two million tokens; the tokenizer takes 300 MB of memory for one million."""
 RENDER_SECONDS = 2.0
 """Of processor time; templates in use take a millisecond, and 0.1 s for 4 MB."""
+KILL_SECONDS = 4
+"""Of processor time: what is not interrupted, a single call of C, ends with its process."""
 
 
 class Failure(enum.StrEnum):
@@ -27,8 +29,10 @@ class Failure(enum.StrEnum):
     TOO_LARGE = "too_large"
     TOO_LONG = "too_long"
     TOO_SLOW = "too_slow"
+    STUCK = "stuck"
+    """It was killed for want of an answer: the gateway's own verdict, as are the next."""
     ENDED = "ended"
-    """The process broke off: the gateway's own verdict, as is the next."""
+    """The process broke off."""
     NOT_STARTED = "not_started"
     """There is no process; with a reason."""
 

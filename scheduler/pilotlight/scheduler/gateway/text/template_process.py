@@ -7,10 +7,12 @@ that it is there in a tenth of a second, and ends when its stdin does.
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO, NoReturn
@@ -21,6 +23,7 @@ from pilotlight.process.lifeline import die_with_parent
 from pilotlight.scheduler.gateway.text.chat_template import ChatTemplate
 from pilotlight.scheduler.gateway.text.template_messages import (
     ANSWER_BYTES,
+    KILL_SECONDS,
     MEMORY_BYTES,
     RENDER_SECONDS,
     Failure,
@@ -61,10 +64,13 @@ def answer(line: bytes) -> bytes:
     return answered
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(
+    requests: BinaryIO, answers: BinaryIO, *, before_each: Callable[[], None] = lambda: None
+) -> None:
     """Say that it is ready with an empty line, and answer until the requests end."""
     _send(answers, b"")
     for line in requests:
+        before_each()
         _send(answers, answer(line))
 
 
@@ -76,7 +82,7 @@ def main() -> int:
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
     try:
-        serve(sys.stdin.buffer, sys.stdout.buffer)
+        serve(sys.stdin.buffer, sys.stdout.buffer, before_each=_limit_processor_time)
     except ConnectionError:
         pass  # The controller is gone, and with it all reason to be.
     return 0
@@ -113,10 +119,15 @@ def _send(answers: BinaryIO, line: bytes) -> None:
     answers.flush()
 
 
-def _limit(kind: int, limit: int) -> None:
+def _limit_processor_time() -> None:
+    """Have the kernel end this process where it takes too long for what is asked now."""
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + KILL_SECONDS, is_final=False)
+
+
+def _limit(kind: int, limit: int, *, is_final: bool = True) -> None:
     _, most = resource.getrlimit(kind)
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-    resource.setrlimit(kind, (limit, limit))
+    resource.setrlimit(kind, (limit, limit if is_final else most))
 
 
 if __name__ == "__main__":

@@ -45,12 +45,14 @@ REFUSE_SECONDS = 5.0
 SHORT_BYTES = 64 << 10
 """Of a request, its template included."""
 
-_REPLACED = (Failure.TOO_LARGE, Failure.ENDED)
-"""After these the child is replaced, and the request tried again."""
+_TRIED_AGAIN = (Failure.TOO_LARGE, Failure.ENDED)
+_REPLACED = (Failure.STUCK, *_TRIED_AGAIN)
+"""After these the child is replaced."""
 _COSTLY = (Failure.TOO_SLOW, *_REPLACED)
 
 _EXCESSES = {
     Failure.TOO_SLOW: f"runs for more than {RENDER_SECONDS:g} s",
+    Failure.STUCK: f"runs for more than {RENDER_SECONDS:g} s",
     Failure.TOO_LARGE: f"takes more than {MEMORY_BYTES >> 30} GiB of memory",
     Failure.TOO_LONG: f"writes more than {ANSWER_BYTES >> 20} MiB",
     Failure.ENDED: "breaks the process that it runs in",
@@ -193,7 +195,7 @@ class TemplateRenderer:
         if refusal is not None and self._clock() < refusal.until:
             return refusal.answer
         answer = await self._try(job)
-        if answer.failure in _REPLACED:
+        if answer.failure in _TRIED_AGAIN:
             answer = await self._try(job)
         if answer.failure in _COSTLY and len(job.line) <= SHORT_BYTES:
             self._refuse(job.source, answer)
@@ -215,7 +217,9 @@ class TemplateRenderer:
         try:
             async with asyncio.timeout(self._patience_seconds):
                 answer = _decode(await self._child.ask(job.line))
-        except (OSError, TimeoutError, msgspec.MsgspecError):
+        except TimeoutError:
+            return RenderAnswer(number=job.number, failure=Failure.STUCK)
+        except (OSError, msgspec.MsgspecError):
             return RenderAnswer(number=job.number, failure=Failure.ENDED)
         if answer.number != job.number:
             return RenderAnswer(number=job.number, failure=Failure.ENDED)

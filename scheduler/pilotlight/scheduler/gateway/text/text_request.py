@@ -13,6 +13,9 @@ MAX_LOGPROBS = 20
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 MAX_ID_CHARACTERS = 128
 
+MOST_MESSAGES = 1 << 14
+"""Of a conversation: each costs time before its text does."""
+
 _MAX_TOP_K = (1 << 31) - 1
 _SEED_BITS = 64
 _ID_LIMIT = 1 << 32
@@ -89,6 +92,8 @@ class TextRequest:
         prompt = self.prompt
         if not (prompt.messages if isinstance(prompt, Conversation) else prompt):
             raise InvalidRequest(f"{self.prompt_param} must not be empty", param=self.prompt_param)
+        if isinstance(prompt, Conversation) and len(prompt.messages) > MOST_MESSAGES:
+            raise too_many_messages()
         if isinstance(prompt, tuple) and not _are_ids(prompt):
             raise InvalidRequest("prompt holds a number that is no token id", param="prompt")
 
@@ -125,3 +130,8 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     yield has_deadline, "deadline_seconds", f"above 0 and at most {MAX_DEADLINE_SECONDS:g}"
     has_id = r.request_id is None or is_usable_id(r.request_id)
     yield has_id, "request_id", f"1 to {MAX_ID_CHARACTERS} printable ASCII characters"
+
+
+def too_many_messages() -> InvalidRequest:
+    """Return the error that says how many messages a conversation may have."""
+    return InvalidRequest(f"messages: a chat has at most {MOST_MESSAGES}", param="messages")
