@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-
+from docstrings import attribute_docstrings
 from tables import code, sentence, table
 
 from pilotlight.scheduler.gateway.http.openai_errors import _TABLE
@@ -42,25 +39,9 @@ def _grpc() -> str:
 
 
 def _node() -> str:
-    meanings = _meanings()
+    meanings = attribute_docstrings(refusals.ErrorCode)
     rows = [
         (code(error), code(NODE_CODES[error].name), meanings.get(error.name, ""))
         for error in refusals.ErrorCode
     ]
     return table(["Code", "gRPC status", "Meaning"], rows)
-
-
-def _meanings() -> dict[str, str]:
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(refusals.ErrorCode))).body
-    assert isinstance(definition, ast.ClassDef)
-    found: dict[str, str] = {}
-    previous = ""
-    for statement in definition.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                previous = name
-            case ast.Expr(value=ast.Constant(value=str(text))) if previous:
-                found[previous] = sentence(text)
-            case _:
-                previous = ""
-    return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any, get_args, get_type_hints
 
 import msgspec
-from tables import code, sentence, table
+from docstrings import attribute_docstrings
+from tables import code, table
 
 from pilotlight.process.quantities import ByteCount, Seconds
 from pilotlight.process.settings import GROUP
@@ -39,7 +37,7 @@ def markdown(kind: str) -> str:
 
 
 def _rows(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    meanings = _field_docstrings(struct)
+    meanings = attribute_docstrings(struct)
     hints = get_type_hints(struct)
     for field in msgspec.structs.fields(struct):
         hint = hints[field.name]
@@ -48,22 +46,6 @@ def _rows(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str,
             continue
         key = f"{prefix}{field.encode_name}"
         yield key, _type_name(hint), _value(field.default), meanings.get(field.name, "")
-
-
-def _field_docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
-    assert isinstance(definition, ast.ClassDef)
-    found: dict[str, str] = {}
-    previous = ""
-    for statement in definition.body:
-        match statement:
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                previous = name
-            case ast.Expr(value=ast.Constant(value=str(text))) if previous:
-                found[previous] = sentence(text)
-            case _:
-                previous = ""
-    return found
 
 
 def _type_name(hint: Any) -> str:

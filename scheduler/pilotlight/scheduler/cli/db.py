@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +10,7 @@ import click
 
 from pilotlight.process import tables
 from pilotlight.process.commands import output_option
-from pilotlight.process.home import home_directory
-from pilotlight.scheduler.cli.serving import read_controller_settings
+from pilotlight.scheduler.cli.serving import config_option, home_of, read_controller_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,26 +23,20 @@ COLUMNS = (
 
 
 def _state_options(command: F) -> F:
-    config = click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        default=None,
-        help="The controller's YAML file.",
-    )
     url = click.option(
         "--url",
         default=None,
         help="sqlite:////PATH or postgresql://USER@HOST/NAME."
         "  [default: what a controller with the same settings uses]",
     )
-    return config(url(command))
+    return config_option(url(command))
 
 
 def _state(config: Path | None, url: str | None) -> str:
     from pilotlight.scheduler.driver.settings import state_url
 
     settings = read_controller_settings(config, {"database": url})
-    return state_url(settings, settings.home or home_directory(os.environ))
+    return state_url(settings, home_of(settings))
 
 
 @click.group()

@@ -10,11 +10,23 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from pilotlight.process.home import home_directory
+
 if TYPE_CHECKING:
     from pilotlight.scheduler.driver.controller import Doors
     from pilotlight.scheduler.driver.settings import ControllerSettings
 
 Prepare = Callable[["Doors", AsyncExitStack], Awaitable[None]]
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="A YAML file with apiVersion: pilotlight/v1 and kind: ControllerConfig.",
+)
 
 
 def read_controller_settings(
@@ -31,6 +43,11 @@ def read_controller_settings(
     return read_settings(
         KIND, ControllerSettings, path=config, environ=os.environ, overrides=overrides
     )
+
+
+def home_of(settings: ControllerSettings) -> Path:
+    """Return where a controller keeps its data."""
+    return settings.home or home_directory(os.environ)
 
 
 def serve(settings: ControllerSettings, *, home: Path, prepare: Prepare) -> None:

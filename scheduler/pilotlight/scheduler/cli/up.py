@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotlight.process.commands import BYTES, exit_with_parent_option
-from pilotlight.process.home import home_directory
 from pilotlight.process.lifeline import die_with_parent
 from pilotlight.process.quantities import ByteCount, format_count
-from pilotlight.scheduler.cli.serving import announce_doors, read_controller_settings, serve
+from pilotlight.scheduler.cli.serving import (
+    announce_doors,
+    config_option,
+    home_of,
+    read_controller_settings,
+    serve,
+)
 
 if TYPE_CHECKING:
     from pilotlight.scheduler.driver.controller import Doors
 
-_config = click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=None,
-    help="A YAML file with apiVersion: pilotlight/v1 and kind: ControllerConfig.",
-)
 _listen = click.option(
     "--listen", metavar="HOST:PORT", default=None, help="gRPC.  [default: 127.0.0.1:50051]"
 )
@@ -40,7 +38,7 @@ def _overrides(listen: str | None, http: str | None, policy: str | None) -> dict
 
 
 @click.command()
-@_config
+@config_option
 @_listen
 @_http
 @_policy
@@ -65,7 +63,7 @@ def controller(
     if parent_pid is not None:
         die_with_parent(parent_pid or None)
     settings = read_controller_settings(config, _overrides(listen, http, policy))
-    home = settings.home or home_directory(os.environ)
+    home = home_of(settings)
 
     async def prepare(doors: Doors, stack: AsyncExitStack) -> None:
         announce_doors(home, doors, stack)
@@ -75,7 +73,7 @@ def controller(
 
 
 @click.command()
-@_config
+@config_option
 @_listen
 @_http
 @_policy
@@ -110,7 +108,7 @@ def up(
     pilotlight chat llama
     """
     settings = read_controller_settings(config, _overrides(listen, http, policy))
-    home = settings.home or home_directory(os.environ)
+    home = home_of(settings)
     roots = models or (home / "models",)
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)

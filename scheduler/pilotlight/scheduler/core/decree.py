@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilotlight.scheduler.core.actions import DecisionMade
-from pilotlight.scheduler.core.commitment import accept, not_stoppable
+from pilotlight.scheduler.core import planning
+from pilotlight.scheduler.core.commitment import not_stoppable
 from pilotlight.scheduler.core.events import EvictAsked, FetchAsked
 from pilotlight.scheduler.core.plan import AnyStep, Evict, Fetch, Plan, StepId, Stop
 from pilotlight.scheduler.core.state import Replica
@@ -64,15 +64,4 @@ def _tell(turn: Turn, replica: Replica) -> None:
 
 
 def _decide(turn: Turn, steps: Sequence[AnyStep]) -> None:
-    decision, rejected = accept(turn, Plan(steps=tuple(steps)), policy="core")
-    for item in rejected:
-        text = f"step {item.step.id} was rejected: {item.reason}"
-        turn.publish("plan_rejected", text, decision=decision.id)
-    if decision.steps:
-        made = DecisionMade(
-            decision=decision.id,
-            policy="core",
-            steps=tuple(step.step for step in decision.steps.values()),
-            rejected=tuple(rejected),
-        )
-        turn.persist(made, commits=decision.id)
+    planning.take_up(turn, Plan(steps=tuple(steps)), policy="core")

@@ -16,7 +16,7 @@ from pilotlight.scheduler.core.events import (
     PersistFailed,
     PlanProposed,
 )
-from pilotlight.scheduler.core.plan import Start
+from pilotlight.scheduler.core.plan import Plan, Start
 from pilotlight.scheduler.core.state import Decision, Demand
 from pilotlight.scheduler.core.turn import Turn
 
@@ -57,8 +57,9 @@ def plan_proposed(turn: Turn, event: PlanProposed) -> None:
     turn.state.previous_plan = event.plan
     if event.failure:
         turn.publish("policy_failed", event.failure)
-    if event.plan.steps:
-        _take_up(turn, event)
+    was_overtaken = turn.state.version != turn.state.plan_version
+    if event.plan.steps and take_up(turn, event.plan, policy=event.policy) and was_overtaken:
+        turn.want_plan()
     if event.plan.replan_at is not None:
         turn.set_timer("replan:policy", after_seconds=max(event.plan.replan_at - turn.now, 0.0))
 
@@ -81,14 +82,13 @@ def persist_failed(turn: Turn, event: PersistFailed) -> None:
         turn.set_timer("replan:state", after_seconds=turn.settings.first_back_off_seconds)
 
 
-def _take_up(turn: Turn, event: PlanProposed) -> None:
-    was_overtaken = turn.state.version != turn.state.plan_version
-    decision, rejected = accept(turn, event.plan, policy=event.policy)
+def take_up(turn: Turn, plan: Plan, *, policy: str) -> list[RejectedStep]:
+    """Have a plan's valid steps written down, to be carried out then; return the others."""
+    decision, rejected = accept(turn, plan, policy=policy)
     _publish(turn, decision, rejected)
     if decision.steps:
         _write(turn, decision, rejected)
-    if rejected and was_overtaken:
-        turn.want_plan()
+    return rejected
 
 
 def _publish(turn: Turn, decision: Decision, rejected: list[RejectedStep]) -> None:

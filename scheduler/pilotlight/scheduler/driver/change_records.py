@@ -67,8 +67,8 @@ def start_record(change: StartFinished, *, wall: float) -> StartRecord:
         bytes_read=outcome.bytes_read if outcome else 0,
         started_at=wall - change.age_seconds,
         ready_seconds=change.ready_seconds,
-        estimated=_estimated(change.estimated) if change.estimated else None,
-        measured=_measured(outcome) if outcome else None,
+        estimated=_phases(change.estimated) if change.estimated else None,
+        measured=_phases(outcome) if outcome else None,
         checksum=(outcome.checksum or "") if outcome else "",
         bottleneck=outcome.bottleneck if outcome else "",
         error=change.error,
@@ -143,21 +143,11 @@ _TRANSLATIONS: Mapping[type[AnyChange], _Translation] = {
 }
 
 
-def _estimated(start: EstimatedStart) -> Phases:
+def _phases(of: EstimatedStart | StartOutcome) -> Phases:
     return Phases(
-        queue_seconds=start.queue_seconds,
-        transfer_seconds=start.transfer_seconds,
-        worker_seconds=start.worker_seconds,
-        bind_seconds=start.bind_seconds,
-        prefill_seconds=start.prefill_seconds,
-    )
-
-
-def _measured(outcome: StartOutcome) -> Phases:
-    return Phases(
-        queue_seconds=outcome.queue_seconds,
-        transfer_seconds=outcome.transfer_seconds,
-        worker_seconds=outcome.worker_seconds,
-        bind_seconds=outcome.bind_seconds,
-        prefill_seconds=outcome.prefill_seconds,
+        queue_seconds=of.queue_seconds,
+        transfer_seconds=of.transfer_seconds,
+        worker_seconds=of.worker_seconds,
+        bind_seconds=of.bind_seconds,
+        prefill_seconds=of.prefill_seconds,
     )

@@ -39,6 +39,7 @@ from pilotlight.store_node.core.copies import CheckpointCopy
 from pilotlight.store_node.core.errors import BrokenInvariant
 from pilotlight.store_node.core.eviction import Evictable, Evictor, LruEvictor
 from pilotlight.store_node.protocol import Reference, ReplicaId
+from pilotlight.store_node.protocol.values import content_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Residency:
     @property
     def content(self) -> str:
         """What the bytes are, as exactly as it is known."""
-        return self.content_id or f"{self.layout_id}:{self.bytes_digest}"
+        return content_name(self.content_id, self.layout_id, self.bytes_digest)
 
 
 class ChunkLedger:

@@ -241,6 +241,11 @@ class Engine:
     version: str
 
 
+def content_name(content_id: str, layout_id: str, bytes_digest: str) -> str:
+    """Return what bytes are, as exactly as it is known."""
+    return content_id or f"{layout_id}:{bytes_digest}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointStatus:
     """One copy of a checkpoint on a node's SSD, and what of it lies in DRAM."""
@@ -265,7 +270,7 @@ class CheckpointStatus:
     @property
     def content(self) -> str:
         """Return what the compatibility key of a replica made from these bytes says of them."""
-        return self.content_id or f"{self.layout_id}:{self.bytes_digest}"
+        return content_name(self.content_id, self.layout_id, self.bytes_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,11 @@ import msgspec
 from pilotlight.scheduler.errors import InvalidRequest
 from pilotlight.scheduler.gateway.text.text_request import (
     MAX_LOGPROBS,
-    MOST_MESSAGES,
     ChatMessage,
     Conversation,
     Prompt,
     TextRequest,
-    too_many_messages,
+    check_messages,
 )
 
 T = TypeVar("T")
@@ -162,10 +161,7 @@ def read_chat(body: bytes) -> Call:
         InvalidRequest: with the field at fault.
     """
     parsed = _decode(_CHAT, body)
-    if not parsed.messages:
-        raise InvalidRequest("messages must not be empty", param="messages")
-    if len(parsed.messages) > MOST_MESSAGES:
-        raise too_many_messages()
+    check_messages(len(parsed.messages))
     messages = [_message(entry, f"messages[{i}]") for i, entry in enumerate(parsed.messages)]
     limit = parsed.max_completion_tokens
     return parsed.call(

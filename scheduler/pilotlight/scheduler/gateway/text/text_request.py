@@ -90,10 +90,10 @@ class TextRequest:
 
     def _check_prompt(self) -> None:
         prompt = self.prompt
-        if not (prompt.messages if isinstance(prompt, Conversation) else prompt):
+        if isinstance(prompt, Conversation):
+            check_messages(len(prompt.messages))
+        elif not prompt:
             raise InvalidRequest(f"{self.prompt_param} must not be empty", param=self.prompt_param)
-        if isinstance(prompt, Conversation) and len(prompt.messages) > MOST_MESSAGES:
-            raise too_many_messages()
         if isinstance(prompt, tuple) and not _are_ids(prompt):
             raise InvalidRequest("prompt holds a number that is no token id", param="prompt")
 
@@ -132,6 +132,13 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     yield has_id, "request_id", f"1 to {MAX_ID_CHARACTERS} printable ASCII characters"
 
 
-def too_many_messages() -> InvalidRequest:
-    """Return the error that says how many messages a conversation may have."""
-    return InvalidRequest(f"messages: a chat has at most {MOST_MESSAGES}", param="messages")
+def check_messages(n: int) -> None:
+    """Refuse a conversation of so many messages where it has none, or too many.
+
+    Raises:
+        InvalidRequest: says how many there may be.
+    """
+    if not n:
+        raise InvalidRequest("messages must not be empty", param="messages")
+    if n > MOST_MESSAGES:
+        raise InvalidRequest(f"messages: a chat has at most {MOST_MESSAGES}", param="messages")
