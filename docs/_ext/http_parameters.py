@@ -7,11 +7,8 @@ import msgspec.inspect
 from tables import code, table
 
 # Private names, for the reader of bodies is the one who knows.
-from pilotlight.scheduler.gateway.http.openai_requests import (
-    _HARMLESS,
-    _ChatBody,
-    _CompletionBody,
-)
+from pilotlight.scheduler.gateway.http.openai_requests import _ChatBody, _CompletionBody
+from pilotlight.scheduler.gateway.http.unsupported import HARMLESS
 from pilotlight.scheduler.gateway.text.text_request import TextRequest, _rules
 
 _FLAG = "true or false"
@@ -42,7 +39,7 @@ def _refused() -> str:
             code(name),
             ", ".join(code(msgspec.json.encode(value).decode()) for value in (None, *values)),
         )
-        for name, values in sorted(_HARMLESS.items())
+        for name, values in sorted(HARMLESS.items())
     ]
     return table(["Parameter", "Accepted, since it changes nothing"], rows)
 
@@ -63,6 +60,8 @@ def _name(kind: msgspec.inspect.Type) -> str:
             return f"list of ({_name(items)})"
         case msgspec.inspect.ListType():
             return f"list of {_name(kind.item_type)}s"
+        case msgspec.inspect.DictType():
+            return f"object of {_name(kind.value_type)}s"
         case msgspec.inspect.StructType():
             return "object"
         case msgspec.inspect.StrType():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +19,9 @@ class Conversation:
 
     model: str
     raw: bool
-    max_tokens: int
-    temperature: float | None
+    sampling: Mapping[str, Any]
+    """Fields of the rpc's request; None = as the gateway has it."""
     system: str | None = None
-    seed: int | None = None
     _said: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def say(self, stub: rpc.ControlPlaneStub, text: str) -> None:
@@ -40,12 +40,7 @@ class Conversation:
     def _request(self, text: str) -> pb.GenerateRequest:
         from pilotlight.scheduler.protocol import control_plane_pb2 as pb
 
-        request = pb.GenerateRequest(
-            model=self.model,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
-        )
+        request = pb.GenerateRequest(model=self.model, **self.sampling)
         if self.raw:
             request.text = text
             return request

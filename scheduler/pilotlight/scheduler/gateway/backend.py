@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,17 +55,22 @@ class Backend(Protocol):
         """
         ...
 
-    def generate(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
-        """Run a request; yield its tokens in order, each exactly once, wherever they come from.
+    def admit(
+        self, inferences: Sequence[Inference]
+    ) -> AbstractAsyncContextManager[Sequence[AsyncGenerator[TokenBatch, None]]]:
+        """Take requests of one model, all or none; the block has their tokens, in the same order.
 
-        The last batch has a finish reason. Closing the generator cancels the
-        request everywhere. Batches of later attempts follow without a gap.
+        Each request yields its tokens in order, each exactly once, wherever they
+        come from; batches of later attempts follow without a gap, and the last one
+        has a finish reason. Closing a request's tokens cancels it everywhere, and
+        leaving the block cancels all that have not ended. Each ends by itself: an
+        error of one is no error of the others.
 
         Raises:
             UnknownModel: the model is gone.
-            QueueFull: too many requests wait for it.
+            DuplicateRequest: a request of such an id is running.
+            QueueFull: too many requests wait for the model, these included.
             ModelUnavailable: nothing can serve it, with the reason.
-            DuplicateRequest: a request of that id is running.
             DeadlineExceeded: the deadline has passed.
             RequestLost: the places it ran at died too often.
         """

@@ -14,6 +14,7 @@ from pilotlight.scheduler.errors import (
     ClientTooSlow,
     DeadlineExceeded,
     InvalidRequest,
+    ModelBroken,
     ModelUnavailable,
     QueueFull,
     RequestLost,
@@ -37,6 +38,7 @@ _STATUSES: tuple[tuple[type[BaseException], str], ...] = (
     (ModelUnavailable, "unavailable"),
     (DeadlineExceeded, "deadline_exceeded"),
     (RequestLost, "lost"),
+    (ModelBroken, "model_broken"),
     (ClientGone, "cancelled"),
     (ClientTooSlow, "cancelled"),
     (SchedulerError, "refused"),
@@ -69,7 +71,7 @@ class GatewayMetrics:
         )
         self.inter_token_seconds = Histogram(
             "pilotlight_inter_token_latency_seconds",
-            "Between two consecutive tokens of a request.",
+            "Between two consecutive tokens of an answer.",
             ["model"],
             buckets=_TOKEN_BUCKETS,
             registry=registry,
@@ -106,7 +108,8 @@ class RequestTimer:
         self._metrics = metrics
         self._model = UNKNOWN_MODEL
         self._started_at = metrics.clock()
-        self._last_token_at: float | None = None
+        self._last_token_at: dict[int, float] = {}
+        """By choice."""
         self._has_ended = False
 
     def __enter__(self) -> RequestTimer:
@@ -139,17 +142,17 @@ class RequestTimer:
         """Note the length of the prompt."""
         self._metrics.prompt_tokens.labels(self._model).inc(n_tokens)
 
-    def generated(self, n_tokens: int) -> None:
-        """Note tokens that have just come."""
+    def generated(self, n_tokens: int, *, choice: int = 0) -> None:
+        """Note tokens of one of the request's answers that have just come."""
         if not n_tokens:
             return
         now = self._metrics.clock()
-        if self._last_token_at is None:
-            self._metrics.first_token_seconds.labels(self._model).observe(now - self._started_at)
-        else:
-            each_seconds = (now - self._last_token_at) / n_tokens
+        if choice in self._last_token_at:
+            each_seconds = (now - self._last_token_at[choice]) / n_tokens
             self._metrics.inter_token_seconds.labels(self._model).observe(each_seconds)
-        self._last_token_at = now
+        elif not self._last_token_at:
+            self._metrics.first_token_seconds.labels(self._model).observe(now - self._started_at)
+        self._last_token_at[choice] = now
         self._metrics.generation_tokens.labels(self._model).inc(n_tokens)
 
     def _end(self, status: str) -> None:

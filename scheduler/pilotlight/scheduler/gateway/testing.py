@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class ScriptedBackend:
     running: int = 0
     has_started: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first request has come."""
+    is_idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever the last of the requests that run ends."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request is closed or cancelled before its end."""
 
@@ -77,10 +79,23 @@ class ScriptedBackend:
             raise UnknownModel(name, known=tuple(self.served))
         return self.served[name]
 
-    async def generate(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
+    @asynccontextmanager
+    async def admit(
+        self, inferences: Sequence[Inference]
+    ) -> AsyncGenerator[Sequence[AsyncGenerator[TokenBatch, None]]]:
+        """Take all requests."""
+        runs = [self._run(inference) for inference in inferences]
+        try:
+            yield runs
+        finally:
+            for run in runs:
+                await run.aclose()
+
+    async def _run(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
         """Follow the model's script."""
         self.inferences.append(inference)
         self.running += 1
+        self.is_idle.clear()
         self.has_started.set()
         has_ended = False
         try:
@@ -91,6 +106,8 @@ class ScriptedBackend:
                     yield batch
         finally:
             self.running -= 1
+            if not self.running:
+                self.is_idle.set()
             if not has_ended:
                 self.cancelled.set()
 

@@ -32,6 +32,7 @@ STATUS_CODES: Mapping[type[errors.SchedulerError], grpc.StatusCode] = MappingPro
         errors.ClientTooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,
         errors.ServerStopping: grpc.StatusCode.UNAVAILABLE,
         errors.RequestLost: grpc.StatusCode.UNAVAILABLE,
+        errors.ModelBroken: grpc.StatusCode.INTERNAL,
         errors.StateUnavailable: grpc.StatusCode.UNAVAILABLE,
         errors.LeadershipLost: grpc.StatusCode.UNAVAILABLE,
     }

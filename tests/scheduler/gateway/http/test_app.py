@@ -136,6 +136,73 @@ async def test_completions_look_as_openais(client: httpx.AsyncClient) -> None:
     assert [chunk["choices"][0]["finish_reason"] for chunk in told] == [None] * 4 + ["stop"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [("chat/completions", CHAT), ("completions", COMPLETION)]
+)
+async def test_several_answers_come_in_one_body(
+    path: str, body: dict[str, Any], client: httpx.AsyncClient
+) -> None:
+    alone = (await client.post(f"/v1/{path}", json=body)).json()
+    three = (await client.post(f"/v1/{path}", json={**body, "n": 3})).json()
+
+    assert three["choices"] == [{**alone["choices"][0], "index": index} for index in range(3)]
+    prompt_tokens = alone["usage"]["prompt_tokens"]
+    assert three["usage"] == {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": 15,  # three times five
+        "total_tokens": prompt_tokens + 15,
+    }
+
+
+async def test_several_answers_are_streamed_in_turns(client: httpx.AsyncClient) -> None:
+    response = await client.post(
+        "/v1/chat/completions",
+        json={**CHAT, "n": 2, "stream": True, "stream_options": {"include_usage": True}},
+    )
+
+    told = chunks(response.text)
+    assert len({chunk["id"] for chunk in told}) == 1
+    choices = [chunk["choices"][0] for chunk in told[:-1]]
+    for index in range(2):
+        own = [choice for choice in choices if choice["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(choice["delta"].get("content", "") for choice in own) == TEXT
+        assert [choice["finish_reason"] for choice in own] == [None] * 6 + ["stop"]
+    indices = [choice["index"] for choice in choices]
+    assert indices != sorted(indices)
+    assert told[-1]["choices"] == []
+    assert told[-1]["usage"]["completion_tokens"] == 10
+    assert "choices" in told[-2]
+    assert told[-2]["usage"] is None
+
+
+async def test_several_texts_are_streamed_in_turns(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", json={**COMPLETION, "n": 2, "stream": True})
+
+    choices = [chunk["choices"][0] for chunk in chunks(response.text)]
+    for index in range(2):
+        own = [choice for choice in choices if choice["index"] == index]
+        assert "".join(choice["text"] for choice in own) == TEXT
+        assert own[-1]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_client_of_several_answers_that_leaves_cancels_all(
+    is_stream: bool, client: httpx.AsyncClient, backend: ScriptedBackend, deployed: Script
+) -> None:
+    deployed.may_go_on = asyncio.Event()
+    body = {**CHAT, "n": 3, "stream": is_stream}
+    asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+    await asyncio.wait_for(backend.has_started.wait(), 10.0)
+
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    await asyncio.wait_for(backend.is_idle.wait(), 10.0)
+    assert len(backend.inferences) == 3
+    assert backend.cancelled.is_set()
+
+
 async def test_log_probabilities_of_both_forms(
     client: httpx.AsyncClient, deployed: Script, tokenizers: dict[str, Tokenizer]
 ) -> None:
@@ -214,7 +281,9 @@ async def test_models_are_listed_and_shown(client: httpx.AsyncClient) -> None:
         (DeadlineExceeded("r", deadline_seconds=1.0, state="waiting"), 504, None),
     ],
 )
+@pytest.mark.parametrize("n", [1, 3])
 async def test_an_error_before_the_first_token_has_its_status(
+    n: int,
     error: SchedulerError,
     status: int,
     retry_after: str | None,
@@ -224,19 +293,21 @@ async def test_an_error_before_the_first_token_has_its_status(
 ) -> None:
     deployed.token_ids, deployed.error = (), error
 
-    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": is_stream})
+    body = {**CHAT, "stream": is_stream, "n": n}
+    response = await client.post("/v1/chat/completions", json=body)
 
     assert response.status_code == status
     assert response.headers.get("retry-after") == retry_after
     assert response.json()["error"]["message"] == str(error)
 
 
+@pytest.mark.parametrize("n", [1, 3])
 async def test_an_error_in_a_stream_is_its_last_event(
-    client: httpx.AsyncClient, deployed: Script
+    n: int, client: httpx.AsyncClient, deployed: Script
 ) -> None:
     deployed.error = ModelUnavailable("fox", "its node died")
 
-    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": True, "n": n})
 
     assert response.status_code == 200
     last = events(response.text)[-1]

@@ -96,6 +96,66 @@ async def test_completions_with_a_stop_string(
     assert backend.cancelled.is_set()
 
 
+async def test_several_answers(client: openai.AsyncOpenAI, deployed: Script) -> None:
+    whole = await client.chat.completions.create(model="fox", messages=MESSAGES, n=3)
+    stream = await client.completions.create(model="fox", prompt="Hello", n=3, stream=True)
+
+    texts = ["", "", ""]
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == [TEXT] * 3
+    assert [choice.message.content for choice in whole.choices] == [TEXT] * 3
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 3 * len(deployed.token_ids)
+
+
+async def test_the_accumulating_stream_of_several_answers(client: openai.AsyncOpenAI) -> None:
+    async with client.chat.completions.stream(model="fox", messages=MESSAGES, n=2) as stream:
+        answer = await stream.get_final_completion()
+
+    assert [choice.message.content for choice in answer.choices] == [TEXT] * 2
+
+
+async def test_penalties_and_biases(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+    await client.chat.completions.create(
+        model="fox",
+        messages=MESSAGES,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={"5": -100, "6": 10},
+        extra_body={"repetition_penalty": 1.5},
+    )
+
+    sampling = backend.inferences[0].sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert (sampling.logit_bias, sampling.repetition_penalty) == ({5: -100.0, 6: 10.0}, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", -2.5),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"five": 1}),
+        ("logit_bias", {"90000": 1}),
+        ("n", 17),
+    ],
+)
+async def test_what_breaks_a_rule_names_its_parameter(
+    parameter: str, value: Any, client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    fields: dict[str, Any] = {parameter: value}
+
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model="fox", messages=MESSAGES, **fields)
+
+    assert caught.value.param == parameter
+    assert backend.inferences == []
+
+
 async def test_log_probabilities(client: openai.AsyncOpenAI, deployed: Script) -> None:
     deployed.logprobs = [
         TokenLogprobs(logprob=-1.0, top_ids=(5,), top_logprobs=(-0.5,)) for _ in deployed.token_ids

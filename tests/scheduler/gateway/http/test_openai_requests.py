@@ -30,6 +30,9 @@ def test_a_bare_chat_request_gets_openais_defaults() -> None:
         messages=(ChatMessage(role="user", content="Hello"),)
     )
     assert (call.request.temperature, call.request.top_p, call.request.top_k) == (1.0, 1.0, 0)
+    assert (call.request.presence_penalty, call.request.frequency_penalty) == (0.0, 0.0)
+    assert (call.request.repetition_penalty, call.request.logit_bias) == (1.0, {})
+    assert call.request.n == 1
     assert call.request.max_tokens is None
     assert call.request.seed is None
     assert call.request.logprobs is None
@@ -42,7 +45,12 @@ def test_all_that_is_supported_is_read() -> None:
         temperature=0,
         top_p=0.5,
         top_k=40,
+        presence_penalty=-0.5,
+        frequency_penalty=2,
+        repetition_penalty=1.25,
+        logit_bias={"50256": -100, "7": 0.5},
         seed=-3,
+        n=3,
         stop=["a", "b"],
         stop_token_ids=[4],
         ignore_eos=True,
@@ -52,7 +60,6 @@ def test_all_that_is_supported_is_read() -> None:
         stream_options={"include_usage": True, "include_obfuscation": False},
         return_token_ids=True,
         user="ada",
-        n=1,
         echo=False,
     )
 
@@ -60,6 +67,9 @@ def test_all_that_is_supported_is_read() -> None:
     assert (request.max_tokens, request.temperature, request.top_p) == (5, 0.0, 0.5)
     assert (request.top_k, request.seed, request.stop) == (40, -3, ("a", "b"))
     assert (request.stop_token_ids, request.ignore_eos, request.logprobs) == ((4,), True, 2)
+    assert (request.presence_penalty, request.frequency_penalty) == (-0.5, 2.0)
+    assert (request.repetition_penalty, request.n) == (1.25, 3)
+    assert request.logit_bias == {50256: -100.0, 7: 0.5}
     assert request.deadline_seconds == 9.5
     assert (call.is_stream, call.includes_usage, call.returns_token_ids) == (True, True, True)
 
@@ -155,10 +165,6 @@ def test_log_probabilities_of_chat() -> None:
         ("tools", [{"type": "function"}]),
         ("functions", [{}]),
         ("response_format", {"type": "json_object"}),
-        ("n", 2),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -1),
-        ("logit_bias", {"5": 1}),
         ("modalities", ["audio"]),
         ("reasoning_effort", "high"),
         ("min_p", 0.1),
@@ -181,6 +187,15 @@ def test_the_same_holds_for_completions(name: str) -> None:
         completion(**{name: value})
 
 
+def test_best_of_is_refused_with_the_reason() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        completion(n=2, best_of=4)
+
+    assert str(caught.value) == (
+        "best_of is not supported, except 1: answers are not ranked; ask for n of them, and choose"
+    )
+
+
 def test_known_parameters_with_harmless_values_and_unknown_ones_are_ignored() -> None:
     call = chat(
         n=1,
@@ -190,6 +205,8 @@ def test_known_parameters_with_harmless_values_and_unknown_ones_are_ignored() ->
         presence_penalty=0.0,
         logit_bias={},
         frequency_penalty=None,
+        repetition_penalty=None,
+        best_of=1,
         store=True,
         metadata={"a": ["b"]},
         something_new={"x": 1},
@@ -246,6 +263,22 @@ def test_what_is_no_json_is_refused_with_the_place(read: Read, body: bytes, rule
             "stream_options.include_usage: expected bool",
             "stream_options.include_usage",
         ),
+        (
+            b'{"model": "m", "messages": [], "logit_bias": {"a": 1}}',
+            "logit_bias: its keys: expected int, got str",
+            "logit_bias",
+        ),
+        (
+            b'{"model": "m", "messages": [], "logit_bias": {"5": "1"}}',
+            "logit_bias: expected float, got str",
+            "logit_bias",
+        ),
+        (
+            b'{"model": "m", "messages": [], "logit_bias": [5]}',
+            "logit_bias: expected object . null, got array",
+            "logit_bias",
+        ),
+        (b'{"model": "m", "messages": [], "n": "2"}', "n: expected int . null, got str", "n"),
         (b'{"model": "m", "messages": []}', "messages must not be empty", "messages"),
         (
             b'{"model": "m", "messages": [%s]}'

@@ -11,6 +11,7 @@ from pilotlight.scheduler.errors import (
     ClientTooSlow,
     DeadlineExceeded,
     InvalidRequest,
+    ModelBroken,
     RequestLost,
 )
 from pilotlight.scheduler.gateway.routing import node_streams
@@ -20,6 +21,7 @@ from pilotlight.store_node.protocol.refusals import ErrorCode
 
 NOT_TAKEN = (
     ErrorCode.NO_SLOT,
+    ErrorCode.NO_KV_MEMORY,
     ErrorCode.NOT_READY,
     ErrorCode.UNKNOWN_REPLICA,
     ErrorCode.NODE_STOPPING,
@@ -241,12 +243,15 @@ async def test_a_refused_attempt_is_not_a_lost_one(case: RoutingCase, code: Erro
     assert isinstance(client.error, DeadlineExceeded)
 
 
-async def test_a_full_replica_is_left_alone_for_a_moment_only(case: RoutingCase) -> None:
+@pytest.mark.parametrize("code", [ErrorCode.NO_SLOT, ErrorCode.NO_KV_MEMORY])
+async def test_a_full_replica_is_left_alone_for_a_moment_only(
+    case: RoutingCase, code: ErrorCode
+) -> None:
     case.add("r1")
     client = case.ask()
     await case.settle()
 
-    case.nodes.last.refuse(ErrorCode.NO_SLOT)
+    case.nodes.last.refuse(code)
     await asyncio.sleep(0.2)
     case.nodes.last.finish(10)
     await client.task
@@ -269,6 +274,37 @@ async def test_what_can_never_run_is_not_tried_again(case: RoutingCase, code: Er
     assert (str(client.error), client.error.code) == ("4000 tokens are too many", code)
     assert len(case.nodes.attempts) == 1
     assert case.router.counts() == {"m": (0, 0)}
+
+
+async def test_a_broken_model_is_not_asked_again_and_not_the_clients_fault(
+    case: RoutingCase,
+) -> None:
+    case.add("r1")
+    case.add("r2")
+    client = case.ask()
+    await case.settle()
+
+    case.nodes.last.refuse(ErrorCode.INVALID_LOGITS, "the logits at position 3 are not finite")
+    await client.task
+
+    assert isinstance(client.error, ModelBroken)
+    assert str(client.error) == "the logits at position 3 are not finite"
+    assert len(case.nodes.attempts) == 1
+
+
+async def test_what_an_engine_gave_up_goes_on_elsewhere(case: RoutingCase) -> None:
+    case.add("r1")
+    case.add("r2")
+    client = case.ask()
+    await case.settle()
+
+    case.nodes.last.refuse(ErrorCode.ENGINE_FAILED)
+    await case.settle()
+    case.nodes.last.finish(10)
+    await client.task
+
+    assert client.ids == [10]
+    assert len({attempt.request.replica_id for attempt in case.nodes.attempts}) == 2
 
 
 async def test_a_node_may_say_that_it_is_too_late(case: RoutingCase) -> None:

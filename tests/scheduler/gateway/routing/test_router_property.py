@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotlight.scheduler.errors import QueueFull
 from pilotlight.scheduler.gateway.routing.testing import (
     PROMPT_IDS,
     Attempt,
@@ -18,7 +19,7 @@ from pilotlight.scheduler.gateway.routing.testing import (
 )
 from pilotlight.scheduler.testing.virtual_time import VirtualTimeLoop
 from pilotlight.store_node.engines.token_hash import expected_ids
-from pilotlight.store_node.protocol import FinishReason, store_node_pb2
+from pilotlight.store_node.protocol import FinishReason, TokenBatch, store_node_pb2
 from pilotlight.store_node.protocol.refusals import ErrorCode
 
 pytestmark = pytest.mark.property
@@ -230,6 +231,82 @@ def test_each_request_ends_with_its_tokens_or_an_error(
 ) -> None:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(_run(asked, behaviours, changes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Requests that come as one."""
+
+    after_seconds: float
+    n: int
+    leaves_after_seconds: float | None
+
+
+GROUPS = st.builds(
+    Group,
+    after_seconds=SECONDS,
+    n=st.integers(1, 4),
+    leaves_after_seconds=st.one_of(st.none(), st.none(), SECONDS),
+)
+
+
+async def _serve_group(case: RoutingCase, group: Group, number: int) -> list[list[int]] | None:
+    """Return the tokens of all; None where the group was turned away, or left."""
+    await asyncio.sleep(group.after_seconds)
+    inferences = [case.inference(f"q{number}.{index}", max_tokens=2) for index in range(group.n)]
+    try:
+        async with (
+            asyncio.timeout(group.leaves_after_seconds),
+            case.router.admit(inferences) as runs,
+        ):
+            return await asyncio.gather(*map(_read, runs))
+    except (QueueFull, TimeoutError):
+        return None
+
+
+async def _read(run: AsyncGenerator[TokenBatch, None]) -> list[int]:
+    return [token async for batch in run for token in batch.token_ids]
+
+
+@given(
+    groups=st.lists(GROUPS, min_size=1, max_size=6),
+    seconds=st.lists(SECONDS, max_size=12),
+    queue_limit=st.integers(1, 6),
+    concurrency=st.integers(1, 3),
+)
+def test_of_requests_that_come_as_one_all_are_served_or_none(
+    groups: list[Group], seconds: list[float], queue_limit: int, concurrency: int
+) -> None:
+    finishing = [
+        Behaviour(before_seconds=each, n_tokens=0, batch_tokens=1, repeats=0, end="finish")
+        for each in seconds
+    ]
+
+    async def run() -> list[list[list[int]] | None]:
+        async with RoutingCase.running() as case:
+            case.deploy("m", queue_limit=queue_limit)
+            cluster = Cluster(case, finishing)
+            cluster.change(
+                Change(after_seconds=0.0, what="add", replica="r0", concurrency=concurrency)
+            )
+            answers = await asyncio.gather(
+                *(_serve_group(case, group, number) for number, group in enumerate(groups))
+            )
+            await case.settle()
+            assert all(waiting <= queue_limit for _, waiting, _ in case.link.demand)
+            assert case.router.counts() == {"m": (0, 0)}
+            assert not any(attempt.is_open for attempt in case.nodes.attempts)
+            await cluster.close()
+            return answers
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        answers = runner.run(run())
+
+    for group, answer in zip(groups, answers, strict=True):
+        assert answer is None or answer == [list(_reference(2))] * group.n
+        never_turned_away = len(groups) == 1 and group.n <= queue_limit + concurrency
+        if never_turned_away and group.leaves_after_seconds is None:
+            assert answer is not None
 
 
 @given(asked=st.lists(ASKED, min_size=1, max_size=6), n_refusals=st.integers(0, 8))

@@ -15,6 +15,7 @@ from pilotlight.scheduler.protocol.control_plane_pb2 import (
     GenerateRequest,
     TokenPrompt,
 )
+from pilotlight.store_node.protocol import TokenLogprobs
 
 TEXT = "The quick brown fox"
 
@@ -63,6 +64,8 @@ async def test_unset_parameters_are_the_gateways(
     sampling = inference.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
     assert sampling.max_tokens == 1024 - len(inference.prompt_ids)
+    assert (sampling.repetition_penalty, sampling.logit_bias, sampling.logprobs) == (1.0, {}, None)
+    assert len(backend.inferences) == 1
     assert inference.deadline_seconds == pytest.approx(300.0, abs=5.0)
 
 
@@ -77,7 +80,14 @@ async def test_set_parameters_are_the_callers_zero_included(
         top_p=0.5,
         top_k=3,
         seed=0,
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        repetition_penalty=1.25,
+        logit_bias={5: -100.0},
         stop=["quick"],
+        stop_token_ids=[9],
+        ignore_eos=True,
+        logprobs=2,
         deadline_seconds=7.0,
     )
 
@@ -88,8 +98,43 @@ async def test_set_parameters_are_the_callers_zero_included(
     sampling = inference.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.0, 0.5, 3)
     assert (sampling.seed, sampling.max_tokens) == (0, 4)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.25)
+    assert (sampling.repetition_penalty, sampling.logit_bias) == (1.25, {5: -100.0})
+    assert (sampling.stop_token_ids, sampling.logprobs) == ((9,), 2)
     assert inference.deadline_seconds == pytest.approx(7.0, abs=1.0)
     assert "".join(response.text for response in responses) == "The "
+
+
+async def test_several_answers_are_told_apart_by_their_index(generator: TextGenerator) -> None:
+    request = GenerateRequest(model="fox", text="Hello", n=2)
+
+    responses = [response async for response in generate_responses(generator, request)]
+
+    for index in range(2):
+        own = [response for response in responses if response.index == index]
+        assert "".join(response.text for response in own) == TEXT
+        assert own[-1].finish_reason == "stop"
+    assert [response.HasField("usage") for response in responses[:-1]] == [False] * (
+        len(responses) - 1
+    )
+    n_tokens = sum(len(response.token_ids) for response in responses)
+    assert responses[-1].usage.completion_tokens == n_tokens
+
+
+async def test_log_probabilities_come_with_their_tokens(
+    generator: TextGenerator, backend: ScriptedBackend
+) -> None:
+    script = backend.scripts["fox"]
+    script.logprobs = [
+        TokenLogprobs(logprob=-1.5, top_ids=(script.token_ids[1],), top_logprobs=(-0.5,))
+    ] * len(script.token_ids)
+    request = GenerateRequest(model="fox", text="Hello", logprobs=1)
+
+    first = await anext(generate_responses(generator, request))
+
+    [detail] = first.details
+    assert (detail.token.text, detail.token.raw, detail.token.logprob) == ("The", b"The", -1.5)
+    assert [(top.text, top.logprob) for top in detail.top] == [(" quick", -0.5)]
 
 
 async def test_a_request_without_a_prompt_is_refused(generator: TextGenerator) -> None:

@@ -5,6 +5,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -126,6 +127,10 @@ async def test_parameters_become_the_sampling(
         temperature=0.5,
         top_p=0.9,
         top_k=-1,
+        presence_penalty=0.25,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias={5: -100.0, 7: 2.5},
         seed=11,
         max_tokens=9,
         stop_token_ids=(44, 2),
@@ -143,6 +148,10 @@ async def test_parameters_become_the_sampling(
         temperature=0.5,
         top_p=0.9,
         top_k=0,
+        presence_penalty=0.25,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias={5: -100.0, 7: 2.5},
         seed=11,
         max_tokens=9,
         stop_token_ids=(2, 44),
@@ -163,6 +172,8 @@ async def test_the_gateway_fills_in_what_is_left_to_it(
     assert first.request_id != second.request_id
     assert first.sampling.seed != second.sampling.seed
     assert first.sampling.max_tokens == 16
+    assert (first.sampling.presence_penalty, first.sampling.frequency_penalty) == (0.0, 0.0)
+    assert (first.sampling.repetition_penalty, first.sampling.logit_bias) == (1.0, {})
     assert first.sampling.stop_token_ids == (2,)  # of generation_config.json
     assert first.deadline_seconds == pytest.approx(300.0, abs=5.0)
 
@@ -222,9 +233,16 @@ async def test_a_prompt_that_leaves_no_room_is_refused(
     assert backend.inferences == []
 
 
-async def test_token_ids_outside_of_the_vocabulary_are_refused(generator: TextGenerator) -> None:
-    with pytest.raises(InvalidRequest, match=r"token id 90000 is outside of .* vocabulary"):
-        await collect(generator, replace(REQUEST, prompt=(5, 90000)))
+@pytest.mark.parametrize(
+    ("param", "value"), [("prompt", (5, 90000)), ("logit_bias", {5: 1.0, 90000: 1.0})]
+)
+async def test_token_ids_outside_of_the_vocabulary_are_refused(
+    param: str, value: Any, generator: TextGenerator
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"token id 90000 is outside of .* vocab") as caught:
+        await collect(generator, replace(REQUEST, **{param: value}))
+
+    assert caught.value.param == param
 
 
 async def test_a_prompt_without_tokens_is_refused(
@@ -257,6 +275,102 @@ async def test_closing_cancels_the_request(
     await pieces.aclose()
 
     assert backend.cancelled.is_set()
+    assert count(registry, "fox", "cancelled") == 1
+
+
+async def test_several_answers_come_side_by_side(
+    generator: TextGenerator, backend: ScriptedBackend, deployed: Script
+) -> None:
+    pieces = await collect(generator, replace(REQUEST, n=3, seed=7, request_id="mine"))
+
+    for index in range(3):
+        own = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in own) == TEXT
+        assert [piece.finish_reason for piece in own[:-1]] == [None] * (len(own) - 1)
+        assert own[-1].finish_reason is FinishReason.STOP
+    assert [piece.index for piece in pieces[:6]] == [0, 1, 2, 0, 1, 2]
+    assert [inference.request_id for inference in backend.inferences] == [
+        "mine",
+        "mine.1",
+        "mine.2",
+    ]
+    assert [inference.sampling.seed for inference in backend.inferences] == [7, 8, 9]
+
+
+async def test_usage_of_several_answers_counts_the_prompt_once(
+    generator: TextGenerator, deployed: Script, registry: CollectorRegistry
+) -> None:
+    pieces = await collect(generator, replace(REQUEST, n=3))
+
+    assert [piece.usage for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    n_prompt, n_tokens = len(last_prompt(generator)), 3 * len(deployed.token_ids)
+    assert pieces[-1].usage == Usage(prompt_tokens=n_prompt, completion_tokens=n_tokens)
+    labels = {"model": "fox"}
+    assert count(registry, "fox", "ok") == 1
+    for name, expected in (
+        ("pilotlight_generation_tokens_total", n_tokens),
+        ("pilotlight_prompt_tokens_total", n_prompt),
+        ("pilotlight_time_to_first_token_seconds_count", 1),
+        ("pilotlight_inter_token_latency_seconds_count", n_tokens - 3),
+    ):
+        assert registry.get_sample_value(name, labels) == expected, name
+
+
+async def test_the_first_of_several_answers_is_the_only_one_of_another_request(
+    generator: TextGenerator, backend: ScriptedBackend
+) -> None:
+    await collect(generator, replace(REQUEST, seed=7))
+    await collect(generator, replace(REQUEST, seed=7, n=2))
+
+    alone, first, second = (inference.sampling for inference in backend.inferences)
+    assert first == alone
+    assert replace(second, seed=7) == alone
+
+
+async def test_a_stop_string_cancels_its_answer_only(
+    generator: TextGenerator, backend: ScriptedBackend
+) -> None:
+    pieces = generator.generate(replace(REQUEST, n=2, stop=("brown",)))
+
+    seen = [(backend.running, piece.index, piece.finish_reason) async for piece in pieces]
+
+    assert [(index, reason) for _, index, reason in seen] == [
+        *((index, None) for _ in range(2) for index in range(2)),
+        (0, FinishReason.STOP),
+        (1, FinishReason.STOP),
+    ]
+    assert seen[-1][0] == 0
+
+
+async def test_what_fails_answers_fails_the_request(
+    generator: TextGenerator,
+    backend: ScriptedBackend,
+    registry: CollectorRegistry,
+    deployed: Script,
+) -> None:
+    deployed.may_go_on = asyncio.Event()
+    pieces = generator.generate(replace(REQUEST, n=3))
+    await anext(pieces)
+    deployed.error = RequestLost("r", attempts=3, reason="its node died")
+    deployed.may_go_on.set()
+
+    with pytest.raises(RequestLost, match="its node died"):
+        [piece async for piece in pieces]
+
+    assert backend.running == 0
+    assert count(registry, "fox", "lost") == 1
+
+
+async def test_closing_cancels_all_answers(
+    generator: TextGenerator, backend: ScriptedBackend, registry: CollectorRegistry
+) -> None:
+    pieces = generator.generate(replace(REQUEST, n=3))
+    await anext(pieces)
+    running = backend.running
+
+    await pieces.aclose()
+
+    assert (running, backend.running) == (3, 0)
     assert count(registry, "fox", "cancelled") == 1
 
 

@@ -64,15 +64,16 @@ class GenerationEndpoint:
 
     async def _stream(self, exchange: HttpExchange, call: Call, form: ReplyForm) -> None:
         stream = EventStream(exchange)
-        is_first = True
+        begun: set[int] = set()
         async with (
             self._attendances.attend(exchange.receive),
             alongside(stream.keep_alive()),
             aclosing(self._generator.generate(call.request)) as pieces,
         ):
             async for piece in pieces:
+                is_first = piece.index not in begun
+                begun.add(piece.index)
                 await stream.write(form.chunks(piece, is_first=is_first))
-                is_first = False
                 if piece.usage is not None and call.includes_usage:
                     await stream.write([form.usage_chunk(piece.usage)])
         # Not attended any more: servers report a complete response as a client that left.
@@ -83,5 +84,5 @@ class GenerationEndpoint:
             self._attendances.attend(exchange.receive),
             aclosing(self._generator.generate(request)) as pieces,
         ):
-            answer = join([piece async for piece in pieces])
-        await exchange.respond(200, msgspec.json.encode(form.whole(answer)))
+            answers = join([piece async for piece in pieces])
+        await exchange.respond(200, msgspec.json.encode(form.whole(answers)))

@@ -1,20 +1,21 @@
 """OpenAI's requests, read strictly: what can't be honoured is refused, not ignored.
 
-Beside OpenAI's parameters there are `top_k`, `ignore_eos`, `stop_token_ids` and
-`return_token_ids`, which other servers have too, and `deadline_seconds`.
-Parameters that nobody knows are ignored, as OpenAI's clients expect.
+Beside OpenAI's parameters there are `top_k`, `repetition_penalty`, `ignore_eos`,
+`stop_token_ids` and `return_token_ids`, which other servers have too, and
+`deadline_seconds`. Parameters that nobody knows are ignored, as OpenAI's clients
+expect.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from pilotlight.scheduler.errors import InvalidRequest
+from pilotlight.scheduler.gateway.http.unsupported import refuse_unsupported
 from pilotlight.scheduler.gateway.text.text_request import (
     MAX_LOGPROBS,
     ChatMessage,
@@ -25,38 +26,6 @@ from pilotlight.scheduler.gateway.text.text_request import (
 )
 
 T = TypeVar("T")
-
-_HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "allowed_token_ids": ([],),
-    "audio": (),
-    "bad_words": ([],),
-    "best_of": (1,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "use_beam_search": (False,),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""Parameters that are known and not implemented; the values that, like null, change nothing."""
 
 _CONTENT_SEPARATOR = "\n"
 
@@ -89,7 +58,12 @@ class _Body(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
     seed: int | None = None
+    n: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
@@ -105,10 +79,15 @@ class _Body(msgspec.Struct, kw_only=True):
             model=self.model,
             prompt=prompt,
             max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=_or_one(self.temperature),
+            top_p=_or_one(self.top_p),
             top_k=self.top_k or 0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=_or_one(self.repetition_penalty),
+            logit_bias=self.logit_bias or {},
             seed=self.seed,
+            n=1 if self.n is None else self.n,
             stop=tuple(stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
@@ -122,6 +101,10 @@ class _Body(msgspec.Struct, kw_only=True):
             includes_usage=bool(options.include_usage),
             returns_token_ids=bool(self.return_token_ids),
         )
+
+
+def _or_one(number: float | None) -> float:
+    return 1.0 if number is None else number
 
 
 class _ContentPart(msgspec.Struct):
@@ -186,7 +169,7 @@ def read_completion(body: bytes) -> Call:
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         fields = _FIELDS.decode(body)
-        _refuse_unsupported(fields)
+        refuse_unsupported(fields)
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise _invalid_field(str(exc)) from exc
@@ -201,23 +184,9 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise InvalidRequest("the body is not valid JSON: it is nested too deeply") from exc
 
 
-def _refuse_unsupported(fields: Mapping[str, msgspec.Raw]) -> None:
-    for name in sorted(fields.keys() & _HARMLESS.keys()):
-        value = msgspec.json.decode(fields[name])
-        if value is not None and value not in _HARMLESS[name]:
-            raise InvalidRequest(
-                f"{name} is not supported" + _hint(name),
-                param=name,
-                code="unsupported_parameter",
-            )
-
-
-def _hint(name: str) -> str:
-    allowed = [msgspec.json.encode(value).decode() for value in _HARMLESS[name]]
-    return f", except {' and '.join(allowed)}" if allowed else ""
-
-
-_WHERE = re.compile(r"^(?P<rule>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_WHERE = re.compile(
+    r"^(?P<rule>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*?)(?:\[\.\.\.\])?`)?$", re.DOTALL
+)
 _MISSING = re.compile(r"missing required field `(?P<name>\w+)`")
 
 
@@ -230,6 +199,8 @@ def _invalid_field(error: str) -> InvalidRequest:
         param = f"{path}.{missing['name']}" if path else missing["name"]
         return InvalidRequest(f"{param} is missing", param=param)
     rule = rule.replace("`", "")
+    if match is not None and match["key"]:
+        rule = f"its keys: {rule[:1].lower()}{rule[1:]}"
     return InvalidRequest(f"{path or 'the body'}: {rule[:1].lower()}{rule[1:]}", param=path or None)
 
 

@@ -21,27 +21,46 @@ from pilotlight.scheduler.gateway.text.transcript import TextPiece, TokenDetail,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """All of a request's pieces as one."""
+    """All pieces of one answer as one."""
 
+    index: int
     text: str
     token_ids: tuple[int, ...]
     details: tuple[TokenDetail, ...]
     finish_reason: str
-    usage: Usage
     has_text: bool
 
 
-def join(pieces: Sequence[TextPiece]) -> Answer:
-    """Return the whole answer; the last piece has its end."""
-    last = pieces[-1]
-    if last.finish_reason is None or last.usage is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """All that a request has got."""
+
+    choices: tuple[Answer, ...]
+    usage: Usage
+
+
+def join(pieces: Sequence[TextPiece]) -> Answers:
+    """Return the whole answers; the last piece has their end."""
+    usage = pieces[-1].usage
+    if usage is None:
         raise ValueError("the last piece has no end")
+    by_choice: dict[int, list[TextPiece]] = {}
+    for piece in pieces:
+        by_choice.setdefault(piece.index, []).append(piece)
+    choices = tuple(_join_choice(by_choice[index]) for index in sorted(by_choice))
+    return Answers(choices=choices, usage=usage)
+
+
+def _join_choice(pieces: Sequence[TextPiece]) -> Answer:
+    last = pieces[-1]
+    if last.finish_reason is None:
+        raise ValueError(f"the last piece of answer {last.index} has no end")
     return Answer(
+        index=last.index,
         text="".join(piece.text for piece in pieces),
         token_ids=tuple(token for piece in pieces for token in piece.token_ids),
         details=tuple(detail for piece in pieces for detail in piece.details),
         finish_reason=last.finish_reason.value,
-        usage=last.usage,
         has_text=last.has_text,
     )
 
@@ -50,15 +69,15 @@ class ReplyForm(Protocol):
     """How the answers of one endpoint look."""
 
     def chunks(self, piece: TextPiece, *, is_first: bool) -> Iterable[msgspec.Struct]:
-        """Return the chunks of a stream for one piece, without usage."""
+        """Return the chunks of a stream for one piece, the first of its answer or not."""
         ...
 
     def usage_chunk(self, usage: Usage) -> msgspec.Struct:
         """Return the chunk that ends a stream whose client wants usage."""
         ...
 
-    def whole(self, answer: Answer) -> msgspec.Struct:
-        """Return the answer to a request that is not streamed."""
+    def whole(self, answers: Answers) -> msgspec.Struct:
+        """Return what answers a request that is not streamed."""
         ...
 
 
@@ -76,7 +95,7 @@ class _Delta(msgspec.Struct):
 
 
 class _ChunkChoice(msgspec.Struct, kw_only=True):
-    index: int = 0
+    index: int
     delta: _Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
@@ -99,7 +118,7 @@ class _Message(msgspec.Struct):
 
 
 class _ChatChoice(msgspec.Struct, kw_only=True):
-    index: int = 0
+    index: int
     message: _Message
     logprobs: ChatLogprobs | None
     finish_reason: str
@@ -117,7 +136,7 @@ class _ChatCompletion(msgspec.Struct, kw_only=True):
 
 class _TextChoice(msgspec.Struct, kw_only=True):
     text: str
-    index: int = 0
+    index: int
     logprobs: TextLogprobs | None
     finish_reason: str | None
     token_ids: tuple[int, ...] | UnsetType = UNSET
@@ -146,9 +165,11 @@ class ChatForm:
     def chunks(self, piece: TextPiece, *, is_first: bool) -> Iterable[_ChatChunk]:
         """Return the role, the text and the end, as far as the piece has them."""
         if is_first:
-            yield self._chunk(_ChunkChoice(delta=_Delta(role="assistant", content="")))
+            delta = _Delta(role="assistant", content="")
+            yield self._chunk(_ChunkChoice(index=piece.index, delta=delta))
         if piece.text or piece.token_ids:
             choice = _ChunkChoice(
+                index=piece.index,
                 delta=_Delta(content=piece.text),
                 logprobs=chat_logprobs(piece.details),
                 token_ids=_token_ids(self._call, piece),
@@ -156,7 +177,8 @@ class ChatForm:
             yield self._chunk(choice)
         if piece.finish_reason is not None:
             reason = piece.finish_reason.value
-            yield self._chunk(_ChunkChoice(delta=_Delta(), finish_reason=reason))
+            end = _ChunkChoice(index=piece.index, delta=_Delta(), finish_reason=reason)
+            yield self._chunk(end)
 
     def usage_chunk(self, usage: Usage) -> _ChatChunk:
         """Return the chunk without a choice."""
@@ -168,20 +190,24 @@ class ChatForm:
             usage=usage_body(usage),
         )
 
-    def whole(self, answer: Answer) -> _ChatCompletion:
-        """Return the answer as one message."""
-        choice = _ChatChoice(
-            message=_Message(answer.text),
-            logprobs=chat_logprobs(answer.details),
-            finish_reason=answer.finish_reason,
-            token_ids=_token_ids(self._call, answer),
-        )
+    def whole(self, answers: Answers) -> _ChatCompletion:
+        """Return each answer as a message."""
+        choices = [
+            _ChatChoice(
+                index=answer.index,
+                message=_Message(answer.text),
+                logprobs=chat_logprobs(answer.details),
+                finish_reason=answer.finish_reason,
+                token_ids=_token_ids(self._call, answer),
+            )
+            for answer in answers.choices
+        ]
         return _ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._call.request.model,
-            choices=[choice],
-            usage=usage_body(answer.usage),
+            choices=choices,
+            usage=usage_body(answers.usage),
         )
 
     def _chunk(self, choice: _ChunkChoice) -> _ChatChunk:
@@ -208,6 +234,7 @@ class CompletionForm:
         reason = None if piece.finish_reason is None else piece.finish_reason.value
         choice = _TextChoice(
             text=piece.text,
+            index=piece.index,
             logprobs=text_logprobs(piece.details),
             finish_reason=reason,
             token_ids=_token_ids(self._call, piece),
@@ -218,15 +245,19 @@ class CompletionForm:
         """Return the chunk without a choice."""
         return self._completion([], usage=usage_body(usage))
 
-    def whole(self, answer: Answer) -> _TextCompletion:
-        """Return the answer as one text."""
-        choice = _TextChoice(
-            text=answer.text,
-            logprobs=text_logprobs(answer.details),
-            finish_reason=answer.finish_reason,
-            token_ids=_token_ids(self._call, answer),
-        )
-        return self._completion([choice], usage=usage_body(answer.usage))
+    def whole(self, answers: Answers) -> _TextCompletion:
+        """Return each answer as a text."""
+        choices = [
+            _TextChoice(
+                text=answer.text,
+                index=answer.index,
+                logprobs=text_logprobs(answer.details),
+                finish_reason=answer.finish_reason,
+                token_ids=_token_ids(self._call, answer),
+            )
+            for answer in answers.choices
+        ]
+        return self._completion(choices, usage=usage_body(answers.usage))
 
     def _completion(
         self, choices: list[_TextChoice], *, usage: UsageBody | UnsetType | None

@@ -11,9 +11,8 @@ been lost too often, or when a node says that it can never run.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 
 import structlog
@@ -27,10 +26,8 @@ from pilotlight.scheduler.core.actions import (
 from pilotlight.scheduler.errors import (
     ClientTooSlow,
     DuplicateRequest,
-    InvalidRequest,
     ModelUnavailable,
     RequestLost,
-    ServerStopping,
 )
 from pilotlight.scheduler.gateway.backend import Inference, ServedModel
 from pilotlight.scheduler.gateway.link import ControllerLink
@@ -42,15 +39,17 @@ from pilotlight.scheduler.gateway.routing.node_streams import (
     StreamItem,
 )
 from pilotlight.scheduler.gateway.routing.open_streams import OpenStreams
-from pilotlight.scheduler.gateway.routing.routes import Route, RouteTable
+from pilotlight.scheduler.gateway.routing.places import Places
+from pilotlight.scheduler.gateway.routing.routes import Route
 from pilotlight.scheduler.gateway.routing.verdicts import (
     MOST_LOSSES,
     MOST_WORKERS_KILLED,
     Verdict,
+    error_of,
     pause_after,
     verdict_on,
 )
-from pilotlight.scheduler.gateway.routing.waiting_lines import PendingRequest, WaitingLines
+from pilotlight.scheduler.gateway.routing.waiting_lines import PendingRequest
 from pilotlight.store_node.protocol import (
     GenerateRequest,
     ModelId,
@@ -72,8 +71,7 @@ class Router:
     ) -> None:
         self._link = link
         self._clock = clock
-        self._routes = RouteTable()
-        self._lines = WaitingLines(self._report_demand)
+        self._places = Places(self._report_demand, clock=clock)
         self._requests: dict[RequestId, PendingRequest] = {}
         self._streams = OpenStreams(streams)
         self._is_closed = False
@@ -102,13 +100,75 @@ class Router:
         """Return one model, its execution files fetched."""
         return await self._link.find(name)
 
-    async def generate(self, inference: Inference) -> AsyncGenerator[TokenBatch, None]:
-        """Run a request; see `Backend.generate`."""
-        model = await self._link.find(inference.model)
-        request = self._enter(inference, model)
+    @asynccontextmanager
+    async def admit(
+        self, inferences: Sequence[Inference]
+    ) -> AsyncGenerator[Sequence[AsyncGenerator[TokenBatch, None]]]:
+        """Take requests of one model, all or none; see `Backend.admit`."""
+        model = await self._link.find(inferences[0].model)
+        requests = self._enter(inferences, model)
+        runs = [self._run(request) for request in requests]
+        try:
+            self._places.ask(requests)
+            yield runs
+        finally:
+            for run in runs:
+                await run.aclose()
+            for request in requests:
+                # Of one that was never begun, too.
+                self._forget(request)
+
+    # -- for the controller
+
+    def stop_taking(self) -> None:
+        """Tell all that wait, and all that come, that the server stops; what runs goes on."""
+        self._is_closed = True
+        self._places.close()
+
+    def apply(self, update: AnyRouteUpdate) -> None:
+        """Take over a change of routes."""
+        match update:
+            case RouteAdded():
+                self._places.add(update)
+            case RouteRemoved():
+                self._remove(update)
+            case ModelRefused():
+                self._places.refuse(update.model, ModelUnavailable(update.model, update.reason))
+
+    def announce_all(self) -> None:
+        """Tell the controller all demand again, as to one that has just begun to lead."""
+        self._places.announce_all()
+
+    def counts(self) -> dict[ModelId, tuple[int, int]]:
+        """Return by model how many requests wait, and how many run."""
+        return self._places.counts()
+
+    # -- from the first to the last token
+
+    def _enter(
+        self, inferences: Sequence[Inference], model: ServedModel
+    ) -> Sequence[PendingRequest]:
+        for inference in inferences:
+            if inference.request_id in self._requests:
+                raise DuplicateRequest(inference.request_id)
+        now = self._clock()
+        requests = [
+            PendingRequest(
+                inference=inference,
+                queue_limit=model.queue_limit,
+                arrived_at=now,
+                deadline=now + inference.deadline_seconds,
+            )
+            for inference in inferences
+        ]
+        self._requests.update((request.inference.request_id, request) for request in requests)
+        return requests
+
+    async def _run(self, request: PendingRequest) -> AsyncGenerator[TokenBatch, None]:
+        """Yield the tokens of a request that has asked for a place."""
         try:
             while True:
-                route = await self._acquire(request)
+                route = await self._places.take(request)
                 try:
                     # One that is leaving by now went as the place was given.
                     if not route.is_leaving:
@@ -118,88 +178,16 @@ class Router:
                                 if batch.finish_reason is not None:
                                     return
                 finally:
-                    self._release(route)
+                    self._places.release(route)
+                self._places.ask([request])
         finally:
-            del self._requests[inference.request_id]
+            self._forget(request)
 
-    # -- for the controller
-
-    def stop_taking(self) -> None:
-        """Tell all that wait, and all that come, that the server stops; what runs goes on."""
-        self._is_closed = True
-        for model in self._lines:
-            self._lines.refuse(model, ServerStopping())
-
-    def apply(self, update: AnyRouteUpdate) -> None:
-        """Take over a change of routes."""
-        match update:
-            case RouteAdded():
-                self._routes.add(update)
-                self._dispatch(update.model)
-            case RouteRemoved():
-                self._remove(update)
-            case ModelRefused():
-                self._lines.refuse(update.model, ModelUnavailable(update.model, update.reason))
-
-    def announce_all(self) -> None:
-        """Tell the controller all demand again, as to one that has just begun to lead."""
-        for model in self._lines:
-            self._lines.changed(model)
-
-    def counts(self) -> dict[ModelId, tuple[int, int]]:
-        """Return by model how many requests wait, and how many run."""
-        found = {model: (self._lines.length(model), 0) for model in self._lines}
-        for route in self._routes:
-            waiting, running = found.get(route.update.model, (0, 0))
-            found[route.update.model] = (waiting, running + route.in_flight)
-        return found
-
-    # -- waiting for a place
-
-    def _enter(self, inference: Inference, model: ServedModel) -> PendingRequest:
-        if inference.request_id in self._requests:
-            raise DuplicateRequest(inference.request_id)
-        now = self._clock()
-        request = PendingRequest(
-            inference=inference,
-            queue_limit=model.queue_limit,
-            arrived_at=now,
-            deadline=now + inference.deadline_seconds,
-        )
-        self._requests[inference.request_id] = request
-        return request
-
-    async def _acquire(self, request: PendingRequest) -> Route:
-        if self._is_closed:
-            raise ServerStopping
-        route = self._routes.choose(request.model, self._clock())
-        if route is not None and self._lines.is_empty(request.model):
-            self._routes.enter(route)
-            return route
-        request.state = "waiting for a replica"
-        place = self._lines.join(request)
-        try:
-            async with self._until_deadline(request):
-                route = await asyncio.shield(place)
-        except BaseException:
-            granted = self._lines.leave(request)
-            if granted is not None:
-                self._release(granted)
-            raise
-        self._lines.note_wait(request.model, self._clock() - request.arrived_at)
-        return route
-
-    def _dispatch(self, model: ModelId) -> None:
-        while not self._lines.is_empty(model):
-            route = self._routes.choose(model, self._clock())
-            if route is None:
-                return
-            self._routes.enter(route)
-            self._lines.give(model, route)
-
-    def _release(self, route: Route) -> None:
-        self._routes.leave(route)
-        self._dispatch(route.update.model)
+    def _forget(self, request: PendingRequest) -> None:
+        self._places.leave(request)
+        # Its id may be another's by now.
+        if self._requests.get(request.inference.request_id) is request:
+            del self._requests[request.inference.request_id]
 
     # -- running at a place
 
@@ -253,12 +241,12 @@ class Router:
         """Decide what an attempt's end means: return to try again, raise to give up."""
         verdict = verdict_on(ended)
         if verdict is Verdict.NEVER:
-            raise InvalidRequest(ended.reason, code=ended.code)
+            raise error_of(ended)
         if verdict is Verdict.TOO_LATE or self._clock() >= request.deadline:
             raise request.too_late()
         if verdict is Verdict.TOO_SLOW:
             raise ClientTooSlow(request.inference.request_id)
-        self._suspend(route, pause_after(ended))
+        self._places.suspend(route, pause_after(ended))
         if verdict is Verdict.NOT_TAKEN:
             return
         log.warning(
@@ -275,11 +263,6 @@ class Router:
                 request.inference.request_id, attempts=request.losses, reason=ended.reason
             )
 
-    def _suspend(self, route: Route, seconds: float) -> None:
-        route.suspended_until = self._clock() + seconds
-        wake = asyncio.get_running_loop().call_later
-        wake(seconds * 1.01, self._dispatch, route.update.model)
-
     def _note_first_token(
         self, request: PendingRequest, route: Route, *, was_under_way: bool
     ) -> None:
@@ -294,7 +277,7 @@ class Router:
     # -- what the controller says
 
     def _remove(self, update: RouteRemoved) -> None:
-        self._routes.remove(update.replica)
+        self._places.remove(update.replica)
         if update.is_lost:
             self._streams.cut(update.replica, update.reason, update.code)
 

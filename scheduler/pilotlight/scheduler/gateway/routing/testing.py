@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ class Client:
 
     async def _run(self, router: Router, inference: Inference) -> None:
         try:
-            async with aclosing(router.generate(inference)) as batches:
+            async with router.admit([inference]) as [batches]:
                 async for batch in batches:
                     self.batches.append(batch)
                     await self.may_read.wait()
@@ -215,13 +215,13 @@ class RoutingCase:
             case.deploy("m")
             yield case
 
-    def deploy(self, model: str, *, queue_limit: int = 256) -> None:
+    def deploy(self, model: str, *, queue_limit: int = 256, directory: Path | None = None) -> None:
         """Make a model known."""
         self.link.served[model] = ServedModel(
             name=ModelId(model),
             context_tokens=1024,
             deployed_at=0.0,
-            directory=Path(),
+            directory=directory or Path(),
             version="1",
             queue_limit=queue_limit,
         )
@@ -250,7 +250,11 @@ class RoutingCase:
         update = RouteRemoved(replica=ReplicaId(replica), is_lost=is_lost, reason=reason, code=code)
         self.router.apply(update)
 
-    def ask(
+    def ask(self, request_id: str = "q1", model: str = "m", **fields: Any) -> Client:
+        """Send a request; `fields` as for `inference`."""
+        return Client(self.router, self.inference(request_id, model, **fields))
+
+    def inference(
         self,
         request_id: str = "q1",
         model: str = "m",
@@ -258,16 +262,16 @@ class RoutingCase:
         prompt_ids: Sequence[int] = PROMPT_IDS,
         max_tokens: int = 4,
         deadline_seconds: float = 300.0,
-    ) -> Client:
-        """Send a request."""
-        inference = Inference(
+        **sampling: Any,
+    ) -> Inference:
+        """Return a request."""
+        return Inference(
             request_id=RequestId(request_id),
             model=ModelId(model),
             prompt_ids=tuple(prompt_ids),
-            sampling=Sampling(max_tokens=max_tokens),
+            sampling=Sampling(max_tokens=max_tokens, **sampling),
             deadline_seconds=deadline_seconds,
         )
-        return Client(self.router, inference)
 
     async def settle(self) -> None:
         """Let all that can run now do so; on a virtual clock this takes no time worth speaking of.

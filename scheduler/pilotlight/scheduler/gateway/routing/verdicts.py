@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from pilotlight.scheduler.errors import InvalidRequest, ModelBroken, SchedulerError
 from pilotlight.scheduler.gateway.routing.node_streams import AttemptEnded
 from pilotlight.store_node.protocol.refusals import ErrorCode
 
@@ -36,10 +37,13 @@ class Verdict(enum.Enum):
 _VERDICTS = {
     ErrorCode.CONTEXT_EXCEEDED: Verdict.NEVER,
     ErrorCode.INVALID_REQUEST: Verdict.NEVER,
+    # The same tokens make the same logits wherever they are computed.
+    ErrorCode.INVALID_LOGITS: Verdict.NEVER,
     ErrorCode.DEADLINE_EXCEEDED: Verdict.TOO_LATE,
     ErrorCode.SLOW_CLIENT: Verdict.TOO_SLOW,
     ErrorCode.WORKER_DIED: Verdict.WORKER_KILLED,
     ErrorCode.NO_SLOT: Verdict.NOT_TAKEN,
+    ErrorCode.NO_KV_MEMORY: Verdict.NOT_TAKEN,
     ErrorCode.NOT_READY: Verdict.NOT_TAKEN,
     ErrorCode.UNKNOWN_REPLICA: Verdict.NOT_TAKEN,
     ErrorCode.NODE_STOPPING: Verdict.NOT_TAKEN,
@@ -47,6 +51,9 @@ _VERDICTS = {
     ErrorCode.INCOMPATIBLE: Verdict.NOT_TAKEN,
     ErrorCode.STALE_EPOCH: Verdict.NOT_TAKEN,
 }
+
+_WELL = (ErrorCode.NO_SLOT, ErrorCode.NO_KV_MEMORY, ErrorCode.ENGINE_FAILED)
+"""What a replica says that runs other requests."""
 
 
 def verdict_on(ended: AttemptEnded) -> Verdict:
@@ -56,5 +63,12 @@ def verdict_on(ended: AttemptEnded) -> Verdict:
 
 def pause_after(ended: AttemptEnded) -> float:
     """Return how many seconds to leave the replica alone: longer where it is not there at all."""
-    is_full = ended.refusal is not None and ended.refusal.code is ErrorCode.NO_SLOT
-    return _FULL_PAUSE_SECONDS if is_full else _UNREACHABLE_PAUSE_SECONDS
+    is_well = ended.refusal is not None and ended.refusal.code in _WELL
+    return _FULL_PAUSE_SECONDS if is_well else _UNREACHABLE_PAUSE_SECONDS
+
+
+def error_of(ended: AttemptEnded) -> SchedulerError:
+    """Return what the client of a request that will never run is told."""
+    if ended.refusal is not None and ended.refusal.code is ErrorCode.INVALID_LOGITS:
+        return ModelBroken(ended.reason)
+    return InvalidRequest(ended.reason, code=ended.code)

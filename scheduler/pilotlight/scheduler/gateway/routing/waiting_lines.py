@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pilotlight.scheduler.errors import DeadlineExceeded, QueueFull
@@ -26,9 +26,11 @@ class PendingRequest:
     log: TokenLog = field(default_factory=TokenLog)
     losses: int = 0
     workers_killed: int = 0
+    is_new: bool = True
+    """Until it is given a place or stands in line; then it is not turned away any more."""
     has_waited: bool = False
     place: asyncio.Future[Route] | None = None
-    """Where it will run; set while it stands in line."""
+    """Where it will run: set from when it asks until it takes it."""
     state: str = "waiting for a replica"
 
     @property
@@ -72,47 +74,45 @@ class WaitingLines:
         """Return how many requests wait for a model."""
         return len(self._lines.get(model, ()))
 
-    def join(self, request: PendingRequest) -> asyncio.Future[Route]:
-        """Put a request in line; return its place to be.
+    def join(self, requests: Sequence[PendingRequest]) -> None:
+        """Put requests of one model in line, all or none; each gets a place to be.
 
         Raises:
-            QueueFull: as many wait as may, and it is new.
+            QueueFull: with them more would wait than may, and they are new.
         """
-        line = self._lines.setdefault(request.model, deque())
-        is_new = not request.has_waited and request.log.attempt == 0
-        if is_new and len(line) >= request.queue_limit:
-            raise QueueFull(
-                request.model,
-                waiting=len(line),
-                retry_after_seconds=max(self._wait_seconds.get(request.model, 1.0), 1.0),
-            )
-        place: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
-        request.place = place
-        request.has_waited = True
-        if is_new:
-            line.append(request)
-        else:
-            line.appendleft(request)
-        self.changed(request.model)
-        return place
+        if not requests:
+            return
+        self._check_room(requests)
+        line = self._lines.setdefault(requests[0].model, deque())
+        for request in requests:
+            if request.is_new:
+                line.append(request)
+            else:
+                line.appendleft(request)
+            request.is_new = False
+            request.place = asyncio.get_running_loop().create_future()
+            request.has_waited = True
+            request.state = "waiting for a replica"
+        self.changed(requests[0].model)
 
     def leave(self, request: PendingRequest) -> Route | None:
-        """Take a request out of line; return the place that it was given meanwhile."""
+        """Take a request out of line; return the place that it was given and has not taken."""
         line = self._lines.get(request.model, deque())
         if request in line:
             line.remove(request)
             self.changed(request.model)
-        place = request.place
+        place, request.place = request.place, None
         if place is None or not place.done() or place.cancelled() or place.exception():
             return None
         return place.result()
 
-    def give(self, model: ModelId, route: Route) -> None:
-        """Let the first in line have a place."""
+    def give(self, model: ModelId, route: Route) -> PendingRequest:
+        """Let the first in line have a place; return that request."""
         request = self._lines[model].popleft()
         assert request.place is not None, "who stands in line waits for a place"
         request.place.set_result(route)
         self.changed(model)
+        return request
 
     def refuse(self, model: ModelId, error: Exception) -> None:
         """Fail all that wait for a model."""
@@ -131,6 +131,17 @@ class WaitingLines:
         if not self._changed:
             asyncio.get_running_loop().call_soon(self._report_changes)
         self._changed.add(model)
+
+    def _check_room(self, requests: Sequence[PendingRequest]) -> None:
+        n_new = sum(request.is_new for request in requests)
+        model, limit = requests[0].model, requests[0].queue_limit
+        if n_new and self.length(model) + n_new > limit:
+            raise QueueFull(
+                model,
+                waiting=self.length(model),
+                wanted=n_new,
+                retry_after_seconds=max(self._wait_seconds.get(model, 1.0), 1.0),
+            )
 
     def _report_changes(self) -> None:
         changed, self._changed = sorted(self._changed), set()

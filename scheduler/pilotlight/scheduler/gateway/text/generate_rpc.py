@@ -13,9 +13,13 @@ from pilotlight.scheduler.gateway.text.text_request import (
     Prompt,
     TextRequest,
 )
+from pilotlight.scheduler.gateway.text.transcript import ScoredToken as ScoredText
+from pilotlight.scheduler.gateway.text.transcript import TextPiece
 from pilotlight.scheduler.protocol.control_plane_pb2 import (
     GenerateRequest,
     GenerateResponse,
+    ScoredToken,
+    TokenDetail,
     Usage,
 )
 
@@ -32,19 +36,34 @@ async def generate_responses(
     text_request = _text_request(request, request_id)
     async with aclosing(generator.generate(text_request)) as pieces:
         async for piece in pieces:
-            response = GenerateResponse(
-                request_id=request_id, text=piece.text, token_ids=piece.token_ids
+            yield _response(piece, request_id)
+
+
+def _response(piece: TextPiece, request_id: str) -> GenerateResponse:
+    response = GenerateResponse(
+        request_id=request_id,
+        text=piece.text,
+        token_ids=piece.token_ids,
+        index=piece.index,
+        details=[
+            TokenDetail(token=_scored(detail.token), top=map(_scored, detail.top))
+            for detail in piece.details
+        ],
+    )
+    if piece.finish_reason is not None:
+        response.finish_reason = piece.finish_reason.value
+    if piece.usage is not None:
+        response.usage.CopyFrom(
+            Usage(
+                prompt_tokens=piece.usage.prompt_tokens,
+                completion_tokens=piece.usage.completion_tokens,
             )
-            if piece.finish_reason is not None:
-                response.finish_reason = piece.finish_reason.value
-            if piece.usage is not None:
-                response.usage.CopyFrom(
-                    Usage(
-                        prompt_tokens=piece.usage.prompt_tokens,
-                        completion_tokens=piece.usage.completion_tokens,
-                    )
-                )
-            yield response
+        )
+    return response
+
+
+def _scored(token: ScoredText) -> ScoredToken:
+    return ScoredToken(text=token.text, raw=token.raw, logprob=token.logprob)
 
 
 def _text_request(request: GenerateRequest, request_id: str) -> TextRequest:
@@ -55,8 +74,16 @@ def _text_request(request: GenerateRequest, request_id: str) -> TextRequest:
         temperature=request.temperature if request.HasField("temperature") else 1.0,
         top_p=request.top_p if request.HasField("top_p") else 1.0,
         top_k=request.top_k,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        logit_bias=dict(request.logit_bias),
         seed=request.seed if request.HasField("seed") else None,
+        n=request.n or 1,
         stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        ignore_eos=request.ignore_eos,
+        logprobs=request.logprobs if request.HasField("logprobs") else None,
         deadline_seconds=request.deadline_seconds or None,
         request_id=request_id,
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
-from pilotlight.scheduler.errors import DeadlineExceeded, InvalidRequest, RequestLost
+from pilotlight.scheduler.errors import DeadlineExceeded, InvalidRequest
 from pilotlight.scheduler.gateway.backend import Backend, Inference, ServedModel
 from pilotlight.scheduler.gateway.metrics import GatewayMetrics, RequestTimer
+from pilotlight.scheduler.gateway.text.choices import Choice, choice_of, interleaved
 from pilotlight.scheduler.gateway.text.text_model import TextModel
 from pilotlight.scheduler.gateway.text.text_models import TextModels
 from pilotlight.scheduler.gateway.text.text_request import Conversation, Prompt, TextRequest
-from pilotlight.scheduler.gateway.text.transcript import TextPiece, Transcript
-from pilotlight.store_node.protocol import FinishReason, RequestId, Sampling
+from pilotlight.scheduler.gateway.text.transcript import TextPiece, Transcript, Usage
+from pilotlight.store_node.protocol import RequestId, Sampling
 
 DEFAULT_DEADLINE_SECONDS = 300.0
 DEFAULT_MAX_TOKENS = 16
@@ -51,10 +53,12 @@ class TextGenerator:
         return f"req-{self._rng.getrandbits(_ID_BITS):0{_ID_BITS // 4}x}"
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
-        """Run a request; yield a piece for each batch of tokens, the last with a finish reason.
+        """Run a request; yield a piece for each batch of tokens of each of its answers.
 
-        Closing the generator cancels the request everywhere; so does a stop
-        string, before the last piece.
+        The last piece of an answer has a finish reason, and the last of all the
+        usage. Closing the generator cancels the request everywhere; so does a stop
+        string for its answer, before the last piece. What fails one answer fails
+        the request.
 
         Raises:
             InvalidRequest: it can never run, with the parameter and the rule.
@@ -62,24 +66,33 @@ class TextGenerator:
         """
         with self.metrics.request() as timer:
             request.check()
-            inference, transcript = await self._prepare(request, timer)
+            choices = await self._prepare(request, timer)
             last: TextPiece | None = None
-            async with aclosing(self.backend.generate(inference)) as batches:
-                async for batch in batches:
-                    piece = transcript.add(batch)
-                    timer.generated(len(piece.token_ids))
-                    if piece.finish_reason is not None:
-                        last = piece
+            usages: list[Usage] = []
+            async with aclosing(self._run(choices)) as pieces:
+                async for piece in pieces:
+                    timer.generated(len(piece.token_ids), choice=piece.index)
+                    if piece.usage is None:
+                        yield piece
+                        continue
+                    usages.append(piece.usage)
+                    if len(usages) == len(choices):
+                        last = replace(piece, usage=Usage.of_choices(usages))
                         break
-                    yield piece
-            if last is None or last.finish_reason is FinishReason.CANCELLED:
-                raise RequestLost(inference.request_id, attempts=1, reason="it was cancelled")
+                    yield replace(piece, usage=None)
+            assert last is not None, "an answer without an end is an error"
             timer.succeeded()
             yield last
 
-    async def _prepare(
-        self, request: TextRequest, timer: RequestTimer
-    ) -> tuple[Inference, Transcript]:
+    async def _run(self, choices: Sequence[Choice]) -> AsyncGenerator[TextPiece, None]:
+        inferences = [choice.inference for choice in choices]
+        async with self.backend.admit(inferences) as runs:
+            streams = [choice.pieces(run) for choice, run in zip(choices, runs, strict=True)]
+            async with aclosing(interleaved(streams)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _prepare(self, request: TextRequest, timer: RequestTimer) -> Sequence[Choice]:
         request_id = request.request_id or self.new_request_id()
         deadline_seconds = request.deadline_seconds or DEFAULT_DEADLINE_SECONDS
         limit = asyncio.timeout(deadline_seconds)
@@ -95,25 +108,20 @@ class TextGenerator:
             raise DeadlineExceeded(
                 request_id, deadline_seconds=deadline_seconds, state="being prepared"
             ) from exc
-        _check_prompt(prompt_ids, request, model, text_model)
+        _check_prompt(prompt_ids, request, model)
+        _check_vocabulary(prompt_ids, text_model, param=request.prompt_param)
+        _check_vocabulary(request.logit_bias, text_model, param="logit_bias")
         if request.stop and text_model.tokenizer is None:
             raise _no_tokenizer(model, param="stop")
         timer.prompted(len(prompt_ids))
-        sampling = self._sampling(request, model, text_model, len(prompt_ids))
-        inference = Inference(
+        first = Inference(
             request_id=RequestId(request_id),
             model=model.name,
             prompt_ids=tuple(prompt_ids),
-            sampling=sampling,
+            sampling=self._sampling(request, model, text_model, len(prompt_ids)),
             deadline_seconds=max(deadline_seconds - timer.elapsed_seconds, 0.0),
         )
-        transcript = Transcript(
-            text_model.tokenizer,
-            prompt_tokens=len(prompt_ids),
-            end_ids=sampling.stop_token_ids,
-            stop=request.stop,
-        )
-        return inference, transcript
+        return _choices(request, first, text_model)
 
     async def _encode(
         self, prompt: Prompt, model: ServedModel, text_model: TextModel
@@ -151,11 +159,31 @@ class TextGenerator:
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=max(request.top_k, 0),
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            repetition_penalty=request.repetition_penalty,
+            logit_bias=request.logit_bias,
             seed=self._rng.getrandbits(_SEED_BITS) if seed is None else seed,
             max_tokens=min(request.max_tokens or default, room),
             stop_token_ids=tuple(sorted({*end_ids, *request.stop_token_ids})),
             logprobs=request.logprobs,
         )
+
+
+def _choices(request: TextRequest, first: Inference, text_model: TextModel) -> list[Choice]:
+    return [
+        Choice(
+            inference=choice_of(first, index),
+            transcript=Transcript(
+                text_model.tokenizer,
+                prompt_tokens=len(first.prompt_ids),
+                end_ids=first.sampling.stop_token_ids,
+                stop=request.stop,
+                index=index,
+            ),
+        )
+        for index in range(request.n)
+    ]
 
 
 def _no_tokenizer(model: ServedModel, *, param: str) -> InvalidRequest:
@@ -166,21 +194,21 @@ def _no_tokenizer(model: ServedModel, *, param: str) -> InvalidRequest:
     )
 
 
-def _check_prompt(
-    prompt_ids: Sequence[int], request: TextRequest, model: ServedModel, text_model: TextModel
-) -> None:
+def _check_prompt(prompt_ids: Sequence[int], request: TextRequest, model: ServedModel) -> None:
     if not prompt_ids:
         raise InvalidRequest("the prompt has no tokens", param=request.prompt_param)
-    size = text_model.vocabulary_size
-    if size is not None and max(prompt_ids) >= size:
-        raise InvalidRequest(
-            f"token id {max(prompt_ids)} is outside of the model's vocabulary of {size}",
-            param=request.prompt_param,
-        )
     if len(prompt_ids) >= model.context_tokens:
         raise InvalidRequest(
             f"the prompt has {len(prompt_ids)} tokens, and the model's context of "
             f"{model.context_tokens} must hold at least one more",
             param=request.prompt_param,
             code="context_length_exceeded",
+        )
+
+
+def _check_vocabulary(token_ids: Iterable[int], text_model: TextModel, *, param: str) -> None:
+    size, largest = text_model.vocabulary_size, max(token_ids, default=0)
+    if size is not None and largest >= size:
+        raise InvalidRequest(
+            f"token id {largest} is outside of the model's vocabulary of {size}", param=param
         )

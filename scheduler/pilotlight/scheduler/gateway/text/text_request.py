@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pilotlight.scheduler.errors import InvalidRequest
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
+MAX_CHOICES = 16
+MAX_PENALTY = 2.0
+MAX_REPETITION_PENALTY = 10.0
+MAX_LOGIT_BIAS = 100.0
+MAX_LOGIT_BIASES = 1024
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 MAX_ID_CHARACTERS = 128
 
@@ -54,7 +59,15 @@ class TextRequest:
     top_p: float = 1.0
     top_k: int = 0
     """0 and -1 = all."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    """Of tokens that prompt or text hold already; 1 = off."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Added to the logits of these token ids."""
     seed: int | None = None
+    n: int = 1
+    """Answers; the first is what it would be alone."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -103,12 +116,16 @@ def is_usable_id(text: str) -> bool:
     return 0 < len(text) <= MAX_ID_CHARACTERS and text.isascii() and text.isprintable()
 
 
-def _are_ids(numbers: tuple[int, ...]) -> bool:
+def _are_ids(numbers: Collection[int]) -> bool:
     return not numbers or (min(numbers) >= 0 and max(numbers) < _ID_LIMIT)
 
 
 def _is_seed(seed: int) -> bool:
     return -(1 << (_SEED_BITS - 1)) <= seed < 1 << _SEED_BITS
+
+
+def _upto(most: float) -> str:
+    return f"from {-most:g} to {most:g}"
 
 
 def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
@@ -118,6 +135,16 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     yield 0.0 <= r.temperature <= 2.0, "temperature", "from 0 to 2"
     yield 0.0 < r.top_p <= 1.0, "top_p", "above 0 and at most 1"
     yield -1 <= r.top_k <= _MAX_TOP_K, "top_k", f"from -1 to {_MAX_TOP_K}"
+    yield abs(r.presence_penalty) <= MAX_PENALTY, "presence_penalty", _upto(MAX_PENALTY)
+    yield abs(r.frequency_penalty) <= MAX_PENALTY, "frequency_penalty", _upto(MAX_PENALTY)
+    has_repetition_penalty = 0.0 < r.repetition_penalty <= MAX_REPETITION_PENALTY
+    most_repetition = f"above 0 and at most {MAX_REPETITION_PENALTY:g}"
+    yield has_repetition_penalty, "repetition_penalty", most_repetition
+    are_bias_ids = len(r.logit_bias) <= MAX_LOGIT_BIASES and _are_ids(r.logit_bias)
+    yield are_bias_ids, "logit_bias", f"for at most {MAX_LOGIT_BIASES} token ids"
+    are_biases = all(abs(bias) <= MAX_LOGIT_BIAS for bias in r.logit_bias.values())
+    yield are_biases, "logit_bias", f"numbers {_upto(MAX_LOGIT_BIAS)}"
+    yield 1 <= r.n <= MAX_CHOICES, "n", f"from 1 to {MAX_CHOICES}"
     yield r.seed is None or _is_seed(r.seed), "seed", f"a {_SEED_BITS}-bit integer"
     yield len(r.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings"
     are_stops_short = all(1 <= len(string) <= MAX_STOP_CHARACTERS for string in r.stop)

@@ -18,6 +18,14 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
 
+    @classmethod
+    def of_choices(cls, usages: Sequence[Usage]) -> Usage:
+        """Return what several answers to one prompt have taken and given together."""
+        return cls(
+            prompt_tokens=usages[0].prompt_tokens,
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
@@ -48,18 +56,20 @@ class TextPiece:
 
     text: str
     token_ids: tuple[int, ...]
+    index: int = 0
+    """Which of the request's answers it belongs to."""
     details: tuple[TokenDetail, ...] = ()
     """One for each token where log probabilities were asked for."""
     finish_reason: FinishReason | None = None
-    """STOP or LENGTH, on the last piece."""
+    """STOP or LENGTH, on the last piece of each answer."""
     usage: Usage | None = None
-    """On the last piece."""
+    """On the last piece of all."""
     has_text: bool = True
     """False for a model without a tokenizer: its tokens are all there is."""
 
 
 class Transcript:
-    """Makes text of one request's batches, and ends it at a stop string.
+    """Makes text of one answer's batches, and ends it at a stop string.
 
     Without a tokenizer the text stays empty and only tokens are told.
     """
@@ -71,8 +81,10 @@ class Transcript:
         prompt_tokens: int,
         end_ids: Sequence[int],
         stop: Sequence[str] = (),
+        index: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
+        self._index = index
         self._prompt_tokens = prompt_tokens
         self._end_ids = frozenset(end_ids)
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
@@ -125,6 +137,7 @@ class Transcript:
         return TextPiece(
             text=text,
             token_ids=batch.token_ids,
+            index=self._index,
             details=tuple(details),
             finish_reason=reason,
             usage=None if reason is None else self._usage(),
@@ -138,6 +151,7 @@ class Transcript:
         return TextPiece(
             text=text,
             token_ids=batch.token_ids[:n_tokens],
+            index=self._index,
             details=tuple(details),
             finish_reason=FinishReason.STOP,
             usage=self._usage(),
