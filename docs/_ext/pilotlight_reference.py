@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import command_line
 import demo_figures
+import engine_options
 import errors
 import http_parameters
 import metrics
@@ -26,6 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     makers: dict[str, Callable[[str], str]] = {
         "pilotlight-commands": command_line.markdown,
         "pilotlight-demo": demo_figures.markdown,
+        "pilotlight-engine-options": engine_options.markdown,
         "pilotlight-errors": errors.markdown,
         "pilotlight-http": http_parameters.markdown,
         "pilotlight-metrics": metrics.markdown,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,12 @@ def test_this_machine_says_it() -> None:
 
     assert available is not None
     assert available > 0
+
+
+def test_the_processes_own_limit_counts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has(8 << 20, "0::/")
+    machine.write(machine.proc / "self/status", f"Name: x\nVmData: {1 << 20} kB")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * GIB, resource.RLIM_INFINITY))
+
+    # 3 GiB may be allocated, one is.
+    assert machine.available_bytes() == 2 * GIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +12,11 @@ _KIB = 1024
 def available_memory_bytes(
     *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """Return what the machine and every control group above leave; None where none says."""
-    known = [*_machine(proc), *_control_groups(proc, cgroups)]
+    """Return what the machine, every control group above and this process's own limit leave.
+
+    None where none of them says.
+    """
+    known = [*_machine(proc), *_control_groups(proc, cgroups), *_own_limit(proc)]
     return max(min(known), 0) if known else None
 
 
@@ -21,6 +25,16 @@ def _machine(proc: Path) -> Iterator[int]:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             yield int(value.split()[0]) * _KIB
+
+
+def _own_limit(proc: Path) -> Iterator[int]:
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit_bytes == resource.RLIM_INFINITY:
+        return
+    for line in _lines(proc / "self/status"):
+        name, _, value = line.partition(":")
+        if name == "VmData":
+            yield limit_bytes - int(value.split()[0]) * _KIB
 
 
 def _control_groups(proc: Path, cgroups: Path) -> Iterator[int]:

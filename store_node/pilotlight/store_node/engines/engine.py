@@ -28,6 +28,10 @@ class EngineSetup:
     """Where the checkpoint's execution files lie; its weight files are not to be opened."""
     threads: int
     """Processor threads that the engine may use."""
+    adapter: Path | None = None
+    """Where the adapter lies that the replica is to run with; None = none."""
+    allow_custom_code: bool = False
+    """Whether code that comes with a checkpoint may be run."""
 
 
 class Weights(Protocol):
@@ -64,6 +68,18 @@ class Offer:
     copied_bytes: int = 0
     kv_tokens: int | None = None
     """Tokens of KV memory in all; None where the engine does not account for it."""
+    kv_block_tokens: int = 1
+    """A request holds KV memory in whole blocks of so many tokens."""
+    variant: str = ""
+    """What decides the tokens beside content, version and dtype: an adapter, say."""
+
+    def kv_need(self, prompt_tokens: int, max_tokens: int) -> int:
+        """Return the tokens of KV memory that a request holds from admission to end.
+
+        That is all it may ever come to, so that nothing admitted runs out of room.
+        """
+        most = min(prompt_tokens + max_tokens, self.context_tokens)
+        return -(-most // self.kv_block_tokens) * self.kv_block_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +92,30 @@ class Work:
     emitted_ids: tuple[int, ...]
     """Tokens of earlier attempts: the next token is number len(emitted_ids)."""
     sampling: Sampling
+    is_held: bool = False
+    """Compute what these tokens need, but emit none before an `Extension` says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """More tokens of a held attempt, which another place has emitted meanwhile."""
+
+    request_id: RequestId
+    attempt: int
+    """That the attempt has from now on: at least its own."""
+    emitted_ids: tuple[int, ...]
+    """They follow those that the engine was given before."""
+    is_held: bool
+    """False: this is all, go on from here and emit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkFailure:
+    """What ended one attempt: a word for programs, a line for people."""
+
+    code: str
+    """"invalid_logits": the model computed what no token can be chosen from."""
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +131,11 @@ class Emission:
     """Set with the last tokens; the engine has then forgotten the request."""
     prefill_seconds: float = 0.0
     """Set with the first tokens: from admission to them."""
+    is_prepared: bool = False
+    """For a held attempt, without tokens: all that it was given so far, `seq` tokens of
+    earlier attempts among it, is computed."""
+    failure: WorkFailure | None = None
+    """Why this attempt ends without a finish reason, while the others go on."""
 
 
 class Engine(Protocol):
@@ -98,8 +143,8 @@ class Engine(Protocol):
 
     One instance serves one replica, in a worker process of its own. All methods
     are called from that process's main thread, in this order: `prepare` once
-    (weights are loading meanwhile), `bind` once, then `admit`, `cancel` and
-    `step` in any order. Any exception but `WorkRefused` ends the worker; its
+    (weights are loading meanwhile), `bind` once, then `admit`, `extend`, `cancel`
+    and `step` in any order. Any exception but `WorkRefused` ends the worker; its
     replica is then FAILED with the exception's one line.
     """
 
@@ -109,10 +154,12 @@ class Engine(Protocol):
         ...
 
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None:
-        """Import what replicas of these model types will need. Runs in the zygote, before forks.
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
+        """Make ready what replicas of these checkpoints will need. Runs in the zygote.
 
-        Must start no threads and initialise no device.
+        The directories hold their execution files. Called before the first fork,
+        and again when checkpoints are found later. Must start no threads and
+        initialise no device.
         """
         ...
 
@@ -129,6 +176,21 @@ class Engine(Protocol):
 
         Raises:
             WorkRefused: this request can't run here, now or ever.
+        """
+        ...
+
+    def extend(self, extension: Extension) -> None:
+        """Give a held attempt the tokens that follow, and release it if they are the last.
+
+        Whoever resumes a request elsewhere while it still runs prepares it in
+        rounds: admitted held, extended by what was emitted meanwhile, released
+        when the gap is closed. Each time all is computed, an emission says
+        `is_prepared`; the attempt holds its KV memory from its admission on, and
+        `cancel` drops it.
+
+        Raises:
+            WorkRefused: "unknown": no such attempt is held here; "invalid": these
+                tokens can't follow.
         """
         ...
 
@@ -149,8 +211,9 @@ class Engine(Protocol):
 class WorkRefused(Exception):
     """A request can't be admitted.
 
-    `code` is "too_long" (it will never fit), "full" (it may fit later) or
-    "invalid" (no engine could make sense of it).
+    `code` is "too_long" (it will never fit), "full" (it may fit later),
+    "unknown" (what is to be extended is not here) or "invalid" (no engine could
+    make sense of it).
     """
 
     def __init__(self, code: str, message: str) -> None:

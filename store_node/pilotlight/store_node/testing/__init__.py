@@ -8,6 +8,15 @@ from __future__ import annotations
 from pilotlight.store_node.testing.case import NodeCase
 from pilotlight.store_node.testing.clocks import FakeClock
 from pilotlight.store_node.testing.engine_contract import EngineContract
-from pilotlight.store_node.testing.transcripts import Transcript, run_to_end
+from pilotlight.store_node.testing.evictor_contract import EvictorContract
+from pilotlight.store_node.testing.transcripts import EngineRun, Transcript, run_to_end
 
-__all__ = ["EngineContract", "FakeClock", "NodeCase", "Transcript", "run_to_end"]
+__all__ = [
+    "EngineContract",
+    "EngineRun",
+    "EvictorContract",
+    "FakeClock",
+    "NodeCase",
+    "Transcript",
+    "run_to_end",
+]

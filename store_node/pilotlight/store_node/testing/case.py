@@ -14,7 +14,7 @@ from pilotlight.store_node.core.events import (
     RequestReceived,
     TokensEmitted,
 )
-from pilotlight.store_node.engines.engine import Emission
+from pilotlight.store_node.engines.engine import Emission, WorkFailure
 from pilotlight.store_node.protocol import (
     CancelRequestRequest,
     CancelStartRequest,
@@ -132,9 +132,10 @@ class NodeCase(NodeWorld):
         emitted: Sequence[int] = (),
         deadline_seconds: float = 60.0,
         compatibility: CompatibilityKey | None = None,
+        max_tokens: int = 16,
         epoch: int = 1,
     ) -> Refusal | None:
-        """Ask for an attempt to run."""
+        """Ask for an attempt of three prompt ids to run."""
         self.handle(
             RequestReceived(
                 ticket=1,
@@ -149,7 +150,7 @@ class NodeCase(NodeWorld):
                     compatibility=compatibility,
                     prompt_ids=(1, 2, 3),
                     emitted_ids=tuple(emitted),
-                    sampling=Sampling(),
+                    sampling=Sampling(max_tokens=max_tokens),
                 ),
             )
         )
@@ -180,6 +181,7 @@ class NodeCase(NodeWorld):
         seq: int = 0,
         tokens: Sequence[int] = (7,),
         finish: FinishReason | None = None,
+        failure: WorkFailure | None = None,
     ) -> list[Action]:
         """Have a worker compute tokens."""
         emission = Emission(
@@ -189,6 +191,7 @@ class NodeCase(NodeWorld):
             token_ids=tuple(tokens),
             finish_reason=finish,
             prefill_seconds=0.25,
+            failure=failure,
         )
         return self.handle(TokensEmitted(replica_id=ReplicaId(replica), emissions=(emission,)))
 
@@ -202,13 +205,26 @@ class NodeCase(NodeWorld):
                 ends[action.emission.request_id] = action.emission.finish_reason
         return ends
 
-    def run(self, reference: Reference, replica: str = "r1", *, concurrency: int = 4) -> None:
+    def run(
+        self,
+        reference: Reference,
+        replica: str = "r1",
+        *,
+        concurrency: int = 4,
+        kv_tokens: int | None = None,
+        kv_block_tokens: int = 1,
+    ) -> None:
         """Bring a replica up to READY."""
         assert self.start(reference, replica, concurrency=concurrency) is None
         if reference in self.loads:
             self.finish_load(reference)
         self.prepare(replica)
-        self.bind(replica, concurrency=concurrency)
+        self.bind(
+            replica,
+            concurrency=concurrency,
+            kv_tokens=kv_tokens,
+            kv_block_tokens=kv_block_tokens,
+        )
 
     def end(self, replica: str = "r1") -> None:
         """Stop a replica and wait for its end."""

@@ -15,7 +15,7 @@ import msgspec
 from pilotlight.native_loader import CHUNK_BYTES
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
 from pilotlight.process.quantities import ByteCount
-from pilotlight.store_node.protocol import NodeUpdate, ReplicaId
+from pilotlight.store_node.protocol import NodeUpdate, ReplicaId, ReplicaState
 from pilotlight.store_node.settings import NodeSettings
 from pilotlight.store_node.shell.assembly import running_node
 from pilotlight.store_node.shell.node import StoreNode
@@ -82,6 +82,17 @@ class NodeHarness:
                 node.failed.result()
             node.check_integrity()
 
+    async def run(self, reference: str, replica: str = "r1", **options: Any) -> None:
+        """Bring a replica up to READY; `options` are those of `NodeClient.start`."""
+        refusal = await self.client.start(reference, replica, **options)
+        assert refusal is None, refusal
+        await self.controller.wait_state(replica, ReplicaState.READY)
+
+    async def end(self, replica: str = "r1", *, grace_seconds: float = 0.0) -> None:
+        """Stop a replica and wait for its end."""
+        assert await self.client.stop(replica, grace_seconds=grace_seconds) is None
+        await self.controller.wait_state(replica, ReplicaState.STOPPED)
+
     def worker_pid(self, replica: str) -> int:
         """Return the process that a replica runs in."""
         pid = self.node.worker_pid(ReplicaId(replica))
@@ -104,6 +115,20 @@ class NodeHarness:
 
         self.controller.updates.append(NodeUpdate())
         await self.controller.wait_for(is_so, seconds=seconds)
+
+    async def wait_warm(self, n_workers: int, *, engine: str = "timed") -> None:
+        """Wait until so many workers are ready for a start.
+
+        Raises:
+            TimeoutError: there are others.
+        """
+
+        def is_so() -> bool:
+            update = self.controller.updates[-1]
+            return update.warm_workers.get(engine) == n_workers
+
+        self.controller.updates.append(NodeUpdate())
+        await self.controller.wait_for(is_so, seconds=30.0)
 
     def accounts(self) -> tuple[int, int, int]:
         """Return the chunks that are free, DRAM's and the devices'."""

@@ -134,7 +134,9 @@ class NodeWorld:
         """Have a load get that far."""
         self.handle(LoadProgressed(load_id=self.loads[reference], done_bytes=done_bytes))
 
-    def finish_load(self, reference: Reference, *, queue_seconds: float = 0.0) -> None:
+    def finish_load(
+        self, reference: Reference, *, queue_seconds: float = 0.0, busy_seconds: float = 1.0
+    ) -> None:
         """Have a load succeed."""
         load_id = self.loads.pop(reference)
         self.handle(
@@ -142,7 +144,7 @@ class NodeWorld:
                 load_id=load_id,
                 bytes_read=self._size(reference),
                 queue_seconds=queue_seconds,
-                busy_seconds=1.0,
+                busy_seconds=busy_seconds,
                 checksum=ChecksumState.LEARNED,
                 bytes_digest=f"digest-{reference}",
                 bottleneck="disk-bound",
@@ -159,16 +161,29 @@ class NodeWorld:
         self.handle(WorkerPrepared(replica_id=ReplicaId(replica), busy_seconds=busy_seconds))
 
     def bind(
-        self, replica: str = "r1", *, concurrency: int = 4, kv_tokens: int | None = None
+        self,
+        replica: str = "r1",
+        *,
+        concurrency: int = 4,
+        kv_tokens: int | None = None,
+        kv_block_tokens: int = 1,
+        variant: str = "",
     ) -> None:
         """Have a worker attach its weights."""
-        offer = Offer(concurrency=concurrency, context_tokens=128, dtype="F32", kv_tokens=kv_tokens)
+        offer = Offer(
+            concurrency=concurrency,
+            context_tokens=128,
+            dtype="F32",
+            kv_tokens=kv_tokens,
+            kv_block_tokens=kv_block_tokens,
+            variant=variant,
+        )
         self.handle(WorkerBound(replica_id=ReplicaId(replica), offer=offer))
 
-    def die(self, replica: str = "r1", *, reason: str = "killed") -> None:
+    def die(self, replica: str = "r1", *, reason: str = "killed", log_tail: str = "") -> None:
         """Have a worker end, as told or by itself."""
         del self.workers[ReplicaId(replica)]
-        self.handle(WorkerDied(replica_id=ReplicaId(replica), reason=reason))
+        self.handle(WorkerDied(replica_id=ReplicaId(replica), reason=reason, log_tail=log_tail))
 
     def status(self, replica: str = "r1") -> ReplicaStatus:
         """Return a replica's status."""

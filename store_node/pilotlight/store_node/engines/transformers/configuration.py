@@ -42,74 +42,85 @@ _UNSTATED_CONTEXT_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """What a replica's model is to be."""
+    """What of a configuration a step loop needs to know."""
 
-    config: PreTrainedConfig
-    dtype: torch.dtype | None
-    """None: whatever the weights are stored in."""
     context_tokens: int
     vocabulary: int
+    kv_token_items: int
+    """Numbers that the keys and values of one token are; 0 where the configuration says
+    too little to tell."""
 
 
-def read_settings(directory: Path, *, dtype: str, context_tokens: int) -> ModelSettings:
-    """Read config.json; `dtype` and `context_tokens` are what the replica asks for.
+def read_model_config(directory: Path, *, allow_custom_code: bool = False) -> PreTrainedConfig:
+    """Read config.json.
 
     Raises:
         UnsupportedModel: it is absent or malformed, or needs what is not here.
     """
-    _check(directory, read_config(directory))
+    _check(directory, read_config(directory), allow_custom_code=allow_custom_code)
     try:
-        config = AutoConfig.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=allow_custom_code
         )
     except (*BUILDING_ERRORS, OSError) as error:
         raise UnsupportedModel(f"{directory / 'config.json'}: {one_line(error)}") from error
-    return settings_of(config, dtype=dtype, context_tokens=context_tokens)
+    return config
 
 
-def settings_of(config: PreTrainedConfig, *, dtype: str, context_tokens: int) -> ModelSettings:
-    """Return what a replica of a model of that configuration is to be.
-
-    Raises:
-        UnsupportedModel: no such dtype is known.
-    """
+def settings_of(config: PreTrainedConfig, *, context_tokens: int) -> ModelSettings:
+    """Return what a replica is to know; `context_tokens` is what it asks for, 0 = all."""
     text_config = config.get_text_config()
     stated = as_count(getattr(text_config, "max_position_embeddings", None))
     longest = stated or _UNSTATED_CONTEXT_TOKENS
     return ModelSettings(
-        config=config,
-        dtype=_choose_dtype(dtype, text_config),
         context_tokens=min(context_tokens or longest, longest),
         vocabulary=text_config.vocab_size,
+        kv_token_items=_kv_token_items(text_config),
     )
 
 
-def _check(directory: Path, values: Mapping[str, Any]) -> None:
-    """Refuse what would need somebody else's code, or kernels for quantised weights."""
+def choose_dtype(wanted: str, config: PreTrainedConfig) -> torch.dtype | None:
+    """Return the dtype that a replica asks for, else the stated one, else None.
+
+    Raises:
+        UnsupportedModel: no such dtype is known.
+    """
+    if wanted in _DTYPES:
+        return _DTYPES[wanted]
+    if wanted not in ("", "auto"):
+        known = ", ".join(("auto", *_DTYPES))
+        raise UnsupportedModel(f"dtype {wanted!r} is unknown; known: {known}")
+    stated = config.get_text_config().dtype
+    return stated if isinstance(stated, torch.dtype) else None
+
+
+def _kv_token_items(config: PreTrainedConfig) -> int:
+    n_layers = as_count(getattr(config, "num_hidden_layers", None))
+    n_heads = as_count(getattr(config, "num_attention_heads", None))
+    n_key_heads = as_count(getattr(config, "num_key_value_heads", None)) or n_heads
+    width = as_count(getattr(config, "hidden_size", None))
+    size = as_count(getattr(config, "head_dim", None)) or width // max(1, n_heads)
+    return 2 * n_layers * n_key_heads * size
+
+
+def _check(directory: Path, values: Mapping[str, Any], *, allow_custom_code: bool) -> None:
+    """Refuse what would need code that is not allowed, or kernels for quantised weights."""
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise UnsupportedModel(f"{directory / 'config.json'} names no model_type")
+    if values.get("quantization_config"):
+        raise UnsupportedModel(f"the weights of {directory.name!r} are quantised")
+    if "auto_map" in values and allow_custom_code:
+        return
     if model_type not in CONFIG_MAPPING:
         reason = (
-            "its code comes with the checkpoint, and such code is never run"
+            "its code comes with the checkpoint, and the node's setting allow_custom_code is off"
             if "auto_map" in values
             else "the installed transformers does not know it"
         )
         raise UnsupportedModel(f"model type {model_type!r} can't be built: {reason}")
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f"model type {model_type!r} is no causal language model")
-    if values.get("quantization_config"):
-        raise UnsupportedModel(f"the weights of {directory.name!r} are quantised")
-
-
-def _choose_dtype(wanted: str, config: PreTrainedConfig) -> torch.dtype | None:
-    if wanted in _DTYPES:
-        return _DTYPES[wanted]
-    if wanted not in ("", "auto"):
-        known = ", ".join(("auto", *_DTYPES))
-        raise UnsupportedModel(f"dtype {wanted!r} is unknown; known: {known}")
-    stated = config.dtype
-    return stated if isinstance(stated, torch.dtype) else None
 
 
 def one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Running a bound model: a sequence's prefill, and its decoding token by token."""
+"""Running a bound model: tokens of several sequences in, the logits that follow them out."""
 
 # Transformers' model classes are half typed:
 # pyright: basic
@@ -6,38 +6,130 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from pilotlight.store_node.engines.transformers.attention import Past, Share, attending
 
-class SequenceCache:
-    """The keys and values of one sequence so far."""
-
-    def __init__(self, layers: DynamicCache) -> None:
-        self.layers = layers
+S = TypeVar("S")
 
 
-class Decoder:
-    """Turns token ids into the logits of the token that follows them."""
+@dataclass(frozen=True, slots=True)
+class Part(Generic[S]):
+    """One sequence's new tokens in a step."""
+
+    sequence: S
+    token_ids: Sequence[int]
+    wants_logits: bool
+    """Whether the logits that follow the last of them are asked for."""
+
+
+class Decoder(Protocol[S]):
+    """Computes sequences, whose state `S` only it knows."""
+
+    def begin(self, capacity_tokens: int) -> S:
+        """Begin a sequence that will have at most so many tokens."""
+        ...
+
+    def extend(self, parts: Sequence[Part[S]]) -> torch.Tensor:
+        """Add each part's tokens to its sequence.
+
+        Returns the logits that follow those parts that want some, [parts that do,
+        vocabulary], in float32, or float64 where the model computes in that.
+        """
+        ...
+
+
+class PackedDecoder:
+    """Computes all parts in one forward, in one row without padding.
+
+    For models that leave attention to the library's interface and whose other
+    layers look at one token at a time; `packing` finds out which do.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._options: dict[str, int] = {"use_cache": True}
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            self._options["logits_to_keep"] = 1
+        self._takes_places = _takes(model, "logits_to_keep")
 
-    def new_cache(self) -> SequenceCache:
+    def begin(self, capacity_tokens: int) -> Past:
         """Begin a sequence."""
-        return SequenceCache(DynamicCache(config=self._model.config))
+        return Past(capacity_tokens)
 
     @torch.inference_mode()
-    def extend(self, cache: SequenceCache, token_ids: Sequence[int]) -> torch.Tensor:
-        """Add tokens to a sequence; return the logits that follow the last one, in float32."""
+    def extend(self, parts: Sequence[Part[Past]]) -> torch.Tensor:
+        """Run one forward over all parts."""
+        shares = [Share(part.sequence, len(part.token_ids)) for part in parts]
+        ids: list[int] = []
+        positions: list[int] = []
+        places: list[int] = []
+        for part, share in zip(parts, shares, strict=True):
+            ids += part.token_ids
+            positions += range(share.past.n_tokens, share.past.n_tokens + share.n_new)
+            if part.wants_logits:
+                places.append(len(ids) - 1)
+        # Some models can't compute the logits of no token at all.
+        logits = self._forward(ids, positions, places or [0], shares)
+        for share in shares:
+            share.past.n_tokens += share.n_new
+        return logits[: len(places)]
+
+    def _forward(
+        self, ids: list[int], positions: list[int], places: list[int], shares: Sequence[Share]
+    ) -> torch.Tensor:
+        device = self._model.device
+        wanted = torch.tensor(places, device=device)
+        options: dict[str, Any] = {"logits_to_keep": wanted} if self._takes_places else {}
+        with attending(shares):
+            output = self._model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                **options,
+            )
+        logits: torch.Tensor = output.logits[0]
+        return _widened(logits if self._takes_places else logits[wanted])
+
+
+class SeparateDecoder:
+    """Computes one part after another, each by a forward with a cache of the library's.
+
+    For whatever the library builds that `PackedDecoder` is not for: other
+    position schemes, recurrent layers. Requests run side by side all the same.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._options: dict[str, Any] = {"use_cache": True}
+        if _takes(model, "logits_to_keep"):
+            self._options["logits_to_keep"] = 1
+
+    def begin(self, capacity_tokens: int) -> DynamicCache:
+        """Begin a sequence; its cache grows by itself."""
+        return DynamicCache(config=self._model.config)
+
+    @torch.inference_mode()
+    def extend(self, parts: Sequence[Part[DynamicCache]]) -> torch.Tensor:
+        """Run a forward for each part."""
+        rows = [self._forward(part) for part in parts]
+        wanted = [row for row, part in zip(rows, parts, strict=True) if part.wants_logits]
+        return _widened(torch.stack(wanted if wanted else rows)[: len(wanted)])
+
+    def _forward(self, part: Part[DynamicCache]) -> torch.Tensor:
         output = self._model(
-            input_ids=torch.tensor([token_ids], dtype=torch.long),
-            past_key_values=cache.layers,
+            input_ids=torch.tensor([list(part.token_ids)], device=self._model.device),
+            past_key_values=part.sequence,
             **self._options,
         )
         logits: torch.Tensor = output.logits[0, -1]
-        return logits.float()
+        return logits
+
+
+def _takes(model: PreTrainedModel, name: str) -> bool:
+    return name in inspect.signature(model.forward).parameters
+
+
+def _widened(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

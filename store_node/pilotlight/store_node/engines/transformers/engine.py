@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from pilotlight.store_node.engines.engine import Emission, EngineSetup, Offer, Weights, Work
+from pilotlight.store_node.engines.engine import (
+    Emission,
+    EngineSetup,
+    Extension,
+    Offer,
+    Weights,
+    Work,
+)
 from pilotlight.store_node.engines.options import read_options
 from pilotlight.store_node.errors import EngineUnavailable
 from pilotlight.store_node.protocol.values import RequestId
@@ -18,15 +24,11 @@ if TYPE_CHECKING:
     from pilotlight.store_node.engines.transformers.replica import Replica
 
 # Raised by hand when the step loop or the sampling computes other tokens than before.
-_STEP_LOOP_VERSION = 2
-
-
-class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine options of `transformers`: there are none."""
+_STEP_LOOP_VERSION = 3
 
 
 class TransformersEngine:
-    """Runs a causal language model of the transformers library, one request at a time."""
+    """Runs causal language models of the transformers library by a step loop of its own."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -47,37 +49,44 @@ class TransformersEngine:
         return " ".join((f"loop-{_STEP_LOOP_VERSION}", *versions))
 
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None:
-        """Import the library, and run a tiny model of each architecture once."""
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
+        """Import the library, build the checkpoints' models, and run a tiny one of each kind."""
         from pilotlight.store_node.engines.transformers.warmup import warm_up
 
-        warm_up(architectures)
+        warm_up(checkpoints)
 
     def prepare(self, setup: EngineSetup) -> None:
-        """Build the model on the meta device."""
-        from pilotlight.store_node.engines.transformers.configuration import read_settings
+        """Take or build the model, on the meta device."""
+        from pilotlight.store_node.engines.transformers.blueprints import take_blueprint
+        from pilotlight.store_node.engines.transformers.options import TransformersOptions
         from pilotlight.store_node.engines.transformers.replica import Replica
 
-        read_options(setup.spec.engine_options, TransformersOptions)
-        settings = read_settings(
-            setup.directory, dtype=setup.spec.dtype, context_tokens=setup.spec.context_tokens
+        options = read_options(setup.spec.engine_options, TransformersOptions)
+        blueprint = take_blueprint(
+            setup.directory,
+            dtype=setup.spec.dtype,
+            allow_custom_code=setup.allow_custom_code,
         )
-        self._prepared = Replica(settings, threads=setup.threads, clock=self._clock)
+        self._prepared = Replica(blueprint, setup, options, clock=self._clock)
 
     def bind(self, weights: Weights) -> Offer:
         """Attach the weights to the model, copying none that fits."""
         return self._replica.bind(weights)
 
     def admit(self, work: Work) -> None:
-        """Take a request if none runs."""
+        """Take a request if there is a slot, and memory for all that it may come to."""
         self._replica.loop.admit(work)
+
+    def extend(self, extension: Extension) -> None:
+        """Give a held request more tokens."""
+        self._replica.loop.extend(extension)
 
     def cancel(self, request_id: RequestId) -> None:
         """Forget a request, its keys and values included."""
         self._replica.loop.cancel(request_id)
 
     def step(self) -> Sequence[Emission]:
-        """Compute the next token of each request: by a prefill where it is its first one."""
+        """Compute a token of each request, and a chunk of the prompts of those that are new."""
         return self._replica.loop.step()
 
     @property

@@ -3,123 +3,229 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 
-from pilotlight.store_node.engines.engine import Emission, Work, WorkRefused
+from pilotlight.store_node.engines.engine import (
+    Emission,
+    Extension,
+    Offer,
+    Work,
+    WorkFailure,
+    WorkRefused,
+)
 from pilotlight.store_node.engines.progress import Progress
-from pilotlight.store_node.engines.transformers.decoder import Decoder, SequenceCache
+from pilotlight.store_node.engines.room import Room
+from pilotlight.store_node.engines.transformers.decoder import Decoder, Part
+from pilotlight.store_node.engines.transformers.penalties import Penalties
 from pilotlight.store_node.engines.transformers.sampling import choose_token, log_probabilities
-from pilotlight.store_node.errors import InvalidLogits
 from pilotlight.store_node.protocol.values import RequestId, TokenLogprobs
 
+S = TypeVar("S")
 
-class _Running:
-    """One request, from its admission to its last token."""
+# Where no stream waits for them, prompts are computed in steps so much longer, as
+# fast as in one; a cancel, or a new request, waits for one of them at most.
+_ALONE = 4
 
-    def __init__(self, progress: Progress, *, now: float) -> None:
+
+class _Running(Generic[S]):
+    """One request, from its admission to its end."""
+
+    def __init__(self, progress: Progress, sequence: S, *, now: float) -> None:
         self.progress = progress
+        self.sequence = sequence
+        self.penalties = Penalties(progress)
         self.admitted_at = now
-        self.cache: SequenceCache | None = None
-        """None until the prefill."""
-        self.pending_ids: Sequence[int] = progress.ids
-        """Tokens that the model has not seen yet."""
+        self.n_computed = 0
+        """Of its tokens, how many the model has seen."""
+        self.has_emitted = False
+        self.owes_notice = progress.is_held
+        """Whether it is to be told when all that is given is computed."""
+
+    @property
+    def n_due(self) -> int:
+        """Tokens to compute now; the last one given waits until it is known what follows."""
+        ids, is_held = self.progress.ids, self.progress.is_held
+        return len(ids) - self.n_computed - (1 if is_held else 0)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one token is due, and another one comes of it."""
+        return self.n_due == 1 and not self.progress.is_held
+
+    def part(self, n_tokens: int) -> Part[S]:
+        """Return its next tokens, as many as that."""
+        progress = self.progress
+        end = self.n_computed + n_tokens
+        return Part(
+            self.sequence,
+            progress.ids[self.n_computed : end],
+            wants_logits=end == len(progress.ids) and not progress.is_held,
+        )
 
 
-class StepLoop:
-    """Runs one request at a time: its prefill in one step, then a token a step.
+class StepLoop(Generic[S]):
+    """Continuous batching: one step computes a token of each request that decodes,
+    and of those that are not as far at most `prefill_chunk` tokens together.
 
-    The prefill of a resumed request takes its prompt and the tokens of earlier
-    attempts together. A token depends on the tokens before it, on the request's
-    sampling and on its position, and on nothing that lives in this process.
+    So nobody's stream waits for more than a chunk of somebody's prompt. Prompts
+    are computed in the order in which they came. A resumed request is one whose
+    prompt is longer: by the tokens of earlier attempts. A token depends on the
+    tokens before it, on the request's sampling and on its position, and on
+    nothing that lives in this process.
     """
-
-    concurrency = 1
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder[S],
+        offer: Offer,
         *,
-        context_tokens: int,
         vocabulary: int,
+        prefill_chunk: int,
         clock: Callable[[], float],
     ) -> None:
         self._decoder = decoder
-        self._context_tokens = context_tokens
-        self._vocabulary = vocabulary
+        self._prefill_chunk = prefill_chunk
         self._clock = clock
-        self._running: dict[RequestId, _Running] = {}
+        self._room = Room(offer, vocabulary=vocabulary)
+        self._running: dict[RequestId, _Running[S]] = {}
 
     @property
     def is_busy(self) -> bool:
-        """True while requests run."""
-        return bool(self._running)
+        """True while a step has something to do."""
+        return any(
+            running.n_due > 0 or running.owes_notice or running.progress.finish_reason is not None
+            for running in self._running.values()
+        )
 
     def admit(self, work: Work) -> None:
         """Take a request, or raise WorkRefused."""
-        progress = Progress(work, context_tokens=self._context_tokens, vocabulary=self._vocabulary)
-        if len(self._running) >= self.concurrency:
-            raise WorkRefused("full", f"{len(self._running)} requests run, and no more can")
-        self._running[work.request_id] = _Running(progress, now=self._clock())
+        progress = self._room.admit(work)
+        sequence = self._decoder.begin(self._room.tokens_of(work.request_id))
+        self._running[work.request_id] = _Running(progress, sequence, now=self._clock())
+
+    def extend(self, extension: Extension) -> None:
+        """Give a held request more tokens, or raise WorkRefused."""
+        running = self._running.get(extension.request_id)
+        if running is None:
+            raise WorkRefused("unknown", f"no request {extension.request_id!r} is here")
+        running.progress.extend(extension)
+        running.owes_notice = extension.is_held
 
     def cancel(self, request_id: RequestId) -> None:
-        """Forget a request."""
+        """Forget a request, its keys and values included."""
         self._running.pop(request_id, None)
+        self._room.release(request_id)
 
     def step(self) -> Sequence[Emission]:
-        """Compute one token of each request; forget those that end."""
-        emissions = [self._advance(running) for running in self._running.values()]
+        """Compute what is due; return new tokens, and what else is to be told."""
+        emissions = [
+            *(each for running in self._running.values() if (each := self._complete(running))),
+            *self._advance(self._plan()),
+        ]
         for emission in emissions:
-            if emission.finish_reason is not None:
-                del self._running[emission.request_id]
+            if emission.finish_reason is not None or emission.failure is not None:
+                self.cancel(emission.request_id)
         return emissions
 
-    def _advance(self, running: _Running) -> Emission:
+    def _plan(self) -> list[tuple[_Running[S], int]]:
+        """Choose who computes how many tokens in this step."""
+        chosen: list[tuple[_Running[S], int]] = []
+        is_anyone_decoding = any(running.is_decoding for running in self._running.values())
+        room = self._prefill_chunk * (1 if is_anyone_decoding else _ALONE)
+        for running in self._running.values():
+            if running.progress.finish_reason is not None:
+                continue
+            n_tokens = 1 if running.is_decoding else min(running.n_due, room)
+            if n_tokens > 0:
+                chosen.append((running, n_tokens))
+                room -= 0 if running.is_decoding else n_tokens
+        return chosen
+
+    def _advance(self, chosen: Sequence[tuple[_Running[S], int]]) -> list[Emission]:
+        if not chosen:
+            return []
+        parts = [running.part(n_tokens) for running, n_tokens in chosen]
+        logits = self._decoder.extend(parts)
+        rows = iter(logits)
+        emissions: list[Emission] = []
+        for (running, n_tokens), part in zip(chosen, parts, strict=True):
+            running.n_computed += n_tokens
+            if part.wants_logits:
+                emissions.append(self._emit(running, next(rows)))
+            elif running.owes_notice and running.n_due <= 0:
+                emissions.append(_notice(running))
+        return emissions
+
+    def _emit(self, running: _Running[S], logits: torch.Tensor) -> Emission:
         progress = running.progress
-        if progress.finish_reason is not None:
-            return self._emission(running, seq=progress.seq)
-        is_first = running.cache is None
-        running.cache = running.cache or self._decoder.new_cache()
-        logits = self._decoder.extend(running.cache, running.pending_ids)
-        token_id, logprobs = _choose(logits, progress)
+        # The maximum is NaN where any logit is.
+        if not bool(logits.max().isfinite()):
+            return _emission(running, failure=_invalid_logits(progress))
         seq = progress.seq
+        token_id, logprobs = _choose(running, logits)
         progress.accept(token_id)
-        running.pending_ids = (token_id,)
-        return self._emission(
+        is_first, running.has_emitted = not running.has_emitted, True
+        return _emission(
             running,
             seq=seq,
-            token_ids=running.pending_ids,
+            token_ids=(token_id,),
             logprobs=logprobs,
             prefill_seconds=self._clock() - running.admitted_at if is_first else 0.0,
         )
 
-    def _emission(
-        self,
-        running: _Running,
-        *,
-        seq: int,
-        token_ids: Sequence[int] = (),
-        logprobs: tuple[TokenLogprobs, ...] = (),
-        prefill_seconds: float = 0.0,
-    ) -> Emission:
-        work = running.progress.work
-        return Emission(
-            request_id=work.request_id,
-            attempt=work.attempt,
-            seq=seq,
-            token_ids=tuple(token_ids),
-            logprobs=logprobs,
-            finish_reason=running.progress.finish_reason,
-            prefill_seconds=prefill_seconds,
-        )
+    def _complete(self, running: _Running[S]) -> Emission | None:
+        """Say what no computing is needed for: an end that came with it, a notice."""
+        if running.progress.finish_reason is not None:
+            return _emission(running)
+        if running.owes_notice and running.n_due <= 0:
+            return _notice(running)
+        return None
 
 
-def _choose(logits: torch.Tensor, progress: Progress) -> tuple[int, tuple[TokenLogprobs, ...]]:
-    sampling = progress.work.sampling
-    # The maximum is NaN where any logit is.
-    if not bool(logits.max().isfinite()):
-        raise InvalidLogits(progress.work.request_id, position=progress.position)
-    token_id = choose_token(logits, sampling, position=progress.position)
+def _choose(running: _Running[S], logits: torch.Tensor) -> tuple[int, tuple[TokenLogprobs, ...]]:
+    progress, sampling = running.progress, running.progress.work.sampling
+    changed = running.penalties.apply(logits)
+    token_id = choose_token(changed, sampling, position=progress.position)
     if sampling.logprobs is None:
         return token_id, ()
+    # The model's own opinion, whatever was asked for.
     return token_id, (log_probabilities(logits, token_id, n_top=sampling.logprobs),)
+
+
+def _notice(running: _Running[S]) -> Emission:
+    running.owes_notice = False
+    return _emission(running, is_prepared=True)
+
+
+def _emission(
+    running: _Running[S],
+    *,
+    seq: int | None = None,
+    token_ids: tuple[int, ...] = (),
+    logprobs: tuple[TokenLogprobs, ...] = (),
+    prefill_seconds: float = 0.0,
+    is_prepared: bool = False,
+    failure: WorkFailure | None = None,
+) -> Emission:
+    progress = running.progress
+    return Emission(
+        request_id=progress.work.request_id,
+        attempt=progress.attempt,
+        seq=progress.seq if seq is None else seq,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        finish_reason=progress.finish_reason,
+        prefill_seconds=prefill_seconds,
+        is_prepared=is_prepared,
+        failure=failure,
+    )
+
+
+def _invalid_logits(progress: Progress) -> WorkFailure:
+    return WorkFailure(
+        code="invalid_logits",
+        message=f"the model's logits for request {progress.work.request_id!r}"
+        f" at position {progress.position} are not finite",
+    )

@@ -13,8 +13,16 @@ from pilotlight.store_node.engines.transformers.configuration import BUILDING_ER
 from pilotlight.store_node.errors import UnsupportedModel
 
 
-def build_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def build_model(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    *,
+    attention: str | None = None,
+    allow_custom_code: bool = False,
+) -> PreTrainedModel:
     """Build a model on the meta device, but for the buffers that no checkpoint holds.
+
+    `attention` names an implementation that is registered; None leaves it to the library.
 
     Raises:
         UnsupportedModel: it can't be built so, or can't be run a token at a time.
@@ -22,7 +30,10 @@ def build_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # untyped there
-                config, dtype=dtype, trust_remote_code=False
+                config,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=allow_custom_code,
             )
     except BUILDING_ERRORS as error:
         raise UnsupportedModel(

@@ -1,0 +1,98 @@
+"""Making models small without making them others."""
+
+# Transformers' configuration classes are half typed:
+# pyright: basic
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedConfig
+
+from pilotlight.store_node.engines.config_file import as_count
+
+# Whatever of these a configuration has is made small; the names are those of
+# the library's configurations, which have two or three for each size.
+_SMALL_SIZES: Mapping[str, int] = {
+    "attention_chunk_size": 4,
+    "ffn_dim": 64,
+    "intermediate_size": 64,
+    "intermediate_size_mlp": 64,
+    "moe_intermediate_size": 32,
+    "n_inner": 64,
+    "n_routed_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "sliding_window": 4,
+    "vocab_size": 64,
+}
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+_CONTEXTS = ("max_position_embeddings", "n_positions")
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_FEW_HEADS = 2
+_SHORT_CONTEXT = 64
+
+# A configuration that stays larger than this keeps its sizes under other names.
+_MOST_PARAMETERS = 32_000_000
+
+
+def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a configuration of the same kind of model, of a few thousand parameters.
+
+    Kept is what decides which code runs: activations, norms, position schemes,
+    the size of a head, whether heads share keys, each kind of layer once. The
+    library may raise anything where a model does not bear it.
+    """
+    values = config.to_dict()
+    changes = {name: size for name, size in _SMALL_SIZES.items() if as_count(values.get(name))}
+    changes |= {name: 0 for name in _SPECIAL_IDS if isinstance(values.get(name), int)}
+    changes |= {name: _SHORT_CONTEXT for name in _CONTEXTS if as_count(values.get(name))}
+    changes |= _small_width(values)
+    make = cast(Callable[..., PreTrainedConfig], type(config))
+    return make(**(values | changes | _few_layers(values)))
+
+
+def check_small(model: torch.nn.Module) -> None:
+    """Raise ValueError where a model of a small configuration is not small."""
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if n_parameters > _MOST_PARAMETERS:
+        raise ValueError(f"the smallest known has {n_parameters} parameters")
+
+
+def _small_width(values: Mapping[str, Any]) -> dict[str, int]:
+    width = _first(values, _WIDTHS)
+    n_heads = _first(values, _HEADS)
+    n_key_heads = as_count(values.get("num_key_value_heads"))
+    head_size = as_count(values.get("head_dim")) or width // max(1, n_heads)
+    changes = {name: _FEW_HEADS * head_size for name in _WIDTHS if as_count(values.get(name))}
+    changes |= {name: _FEW_HEADS for name in _HEADS if as_count(values.get(name))}
+    if n_key_heads:
+        changes["num_key_value_heads"] = 1 if n_key_heads < n_heads else _FEW_HEADS
+    return changes
+
+
+def _few_layers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the first layer of each kind, two at least, in lists with an entry per layer too."""
+    n_layers = _first(values, _LAYERS)
+    lists = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, list) and len(value) == n_layers
+    }
+    kinds: dict[str, int] = {}
+    for layer in range(n_layers):
+        kinds.setdefault(str([value[layer] for value in lists.values()]), layer)
+    kept = list(kinds.values())
+    kept += [layer for layer in range(n_layers) if layer not in kept][: max(0, 2 - len(kept))]
+    kept.sort()
+    few = {name: [value[layer] for layer in kept] for name, value in lists.items()}
+    return few | {name: len(kept) for name in _LAYERS if as_count(values.get(name))}
+
+
+def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return next(filter(None, (as_count(values.get(name)) for name in names)), 0)
