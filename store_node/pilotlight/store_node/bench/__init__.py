@@ -1,0 +1,1 @@
+"""What `pilotlight bench start` measures: starts, throughput, and that outputs are equal."""
