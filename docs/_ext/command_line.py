@@ -28,7 +28,9 @@ def _parts(name: str, command: click.Command, parent: click.Context) -> list[str
     context = click.Context(command, info_name=name, parent=parent)
     found = [f"### pilotlight {name}\n", _description(command, context)]
     if isinstance(command, click.Group):
-        for inner_name, inner in command.commands.items():
+        for inner_name in command.list_commands(context):
+            inner = command.get_command(context, inner_name)
+            assert inner is not None, f"the help of {name} lists {inner_name}"
             inner_context = click.Context(inner, info_name=inner_name, parent=context)
             found += [f"#### pilotlight {name} {inner_name}\n", _description(inner, inner_context)]
     return found

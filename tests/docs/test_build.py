@@ -14,6 +14,8 @@ import pytest
 from tests.docs.pages import ROOT
 
 from pilotlight.scheduler.cli.verbs import find_verbs
+from pilotlight.store_node.engines.timed_options import TimedOptions
+from pilotlight.store_node.engines.transformers.options import TransformersOptions
 from pilotlight.store_node.protocol.refusals import ErrorCode
 
 pytestmark = pytest.mark.integration
@@ -68,6 +70,14 @@ def test_every_setting_is_described(site: Path) -> None:
     for point in entry_points(group="pilotlight.settings"):
         for field in msgspec.structs.fields(point.load()):
             assert re.search(rf"\b{field.encode_name}\b", page), f"{point.name}.{field.name}"
+
+
+def test_every_engine_option_is_described(site: Path) -> None:
+    page = _text(site / "reference" / "engines.html")
+
+    for struct in (TimedOptions, TransformersOptions):
+        for field in msgspec.structs.fields(struct):
+            assert re.search(rf"\b{field.encode_name}\b", page), field.name
 
 
 def test_every_error_code_of_nodes_is_described(site: Path) -> None:

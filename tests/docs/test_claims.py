@@ -106,5 +106,7 @@ def _command(words: list[str]) -> click.Command:
     command = pilotlight.get_command(click.Context(pilotlight), words[1])
     assert command is not None, words[1]
     if isinstance(command, click.Group):
-        return command.commands[words[2]]
+        inner = command.get_command(click.Context(command), words[2])
+        assert inner is not None, words[:3]
+        return inner
     return command

@@ -29,6 +29,7 @@ MADE_BY_SPHINX = {
     "{toctree}",
     "{pilotlight-commands}",
     "{pilotlight-demo}",
+    "{pilotlight-engine-options}",
     "{pilotlight-errors}",
     "{pilotlight-http}",
     "{pilotlight-metrics}",
@@ -80,3 +81,10 @@ def test_the_example_of_embedding_stays_short() -> None:
     (example,) = [b for b in readme.blocks if "EmbeddedScheduler" in b.text]
 
     assert len(example.text.splitlines()) <= 15
+
+
+def test_the_example_of_an_engine_stays_short() -> None:
+    page = next(page for page in PAGES if page.path.stem == "write-an-engine")
+    (engine,) = [block for block in page.blocks if block.detail.startswith("dice.py")]
+
+    assert len(engine.text.splitlines()) < 60

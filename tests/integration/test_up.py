@@ -95,6 +95,46 @@ def test_the_openai_client_streams_from_a_model_without_a_replica(idle: LocalClu
     assert [start.error for start in idle.starts("spoken")[:1]] == [""]
 
 
+def test_the_openai_client_gets_several_answers_sampled_as_it_says(idle: LocalCluster) -> None:
+    client = openai.OpenAI(base_url=f"{idle.http_url}/v1", api_key="none", max_retries=0)
+    asked: dict[str, Any] = {
+        "model": "a",
+        "prompt": list(PROMPT),
+        "n": 3,
+        "max_tokens": 5,
+        "temperature": 1.0,
+        "seed": 7,
+        # This engine follows neither, and takes both.
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "logit_bias": {"5": -100, "999": 2.5},
+        "extra_body": {
+            "repetition_penalty": 1.5,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        },
+    }
+
+    whole = client.completions.create(**asked)
+    streamed: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    usage = 0
+    stream_options: Any = {"include_usage": True}
+    for chunk in client.completions.create(**asked, stream=True, stream_options=stream_options):
+        for choice in chunk.choices:
+            streamed[choice.index] += (choice.model_extra or {})["token_ids"]
+        usage = chunk.usage.completion_tokens if chunk.usage else usage
+    client.close()
+
+    expected = {
+        index: list(expected_ids(PROMPT, 5, salt="a", seed=7 + index, vocabulary=1000))
+        for index in range(3)
+    }
+    told = {choice.index: (choice.model_extra or {})["token_ids"] for choice in whole.choices}
+    assert told == streamed == expected
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, usage) == (3, 15, 15)
+
+
 def test_the_model_list_names_what_is_deployed(up: LocalCluster) -> None:
     client = openai.OpenAI(base_url=f"{up.http_url}/v1", api_key="none", max_retries=0)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from pilotlight.process.progress import Progress
+from pilotlight.process.progress import Progress, StepProgress
 
 GIB = 1 << 30
 
@@ -65,3 +65,19 @@ def test_a_file_gets_a_plain_line_every_five_seconds() -> None:
         "pack: 6.00 GiB of 20.0 GiB",
         "pack: 11.0 GiB of 20.0 GiB",
     ]
+
+
+def test_steps_are_counted_and_named() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = StepProgress("starts", 40, stream=stream, clock=clock)
+
+    clock.now += 10.0
+    progress.advance(10)
+    clock.now += 0.1
+    progress.begin("throughput")
+    progress.clear()
+
+    # 10 of 40 steps in 10 s leave 30 s; a tenth of a second later, 30 steps at 10 per 10.1 s.
+    assert stream.getvalue() == (
+        "\rstarts: 10 of 40, 30.0 s left\x1b[K\rthroughput: 10 of 40, 30.3 s left\x1b[K\r\x1b[K"
+    )

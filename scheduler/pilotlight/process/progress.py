@@ -27,22 +27,22 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
-        self._total_bytes = total_bytes
+        self._total = total_bytes
         self._stream = stream
         self._clock = clock
-        self._done_bytes = 0
+        self._done = 0
         self._started = clock()
         self._is_terminal = stream.isatty()
         self._has_written = False
         self._next_write = self._started + _SHORT_WORK_SECONDS
 
-    def advance(self, n_bytes: int) -> None:
-        """Count more bytes as done."""
-        self.update(self._done_bytes + n_bytes)
+    def advance(self, n: int) -> None:
+        """Count more as done."""
+        self.update(self._done + n)
 
-    def update(self, done_bytes: int) -> None:
-        """Say how many bytes are done in all."""
-        self._done_bytes = done_bytes
+    def update(self, done: int) -> None:
+        """Say how much is done in all."""
+        self._done = done
         now = self._clock()
         if now < self._next_write:
             return
@@ -62,14 +62,25 @@ class Progress:
         self._stream.flush()
 
     def _line(self, now: float) -> str:
-        elapsed = max(now - self._started, 1e-9)
-        rate = self._done_bytes / elapsed
-        line = (
-            f"{self._label}: {format_bytes(self._done_bytes)} of {format_bytes(self._total_bytes)}"
-            f", {format_rate(rate)}"
-        )
-        left = self._total_bytes - self._done_bytes
+        rate = self._done / max(now - self._started, 1e-9)
+        line = f"{self._label}: {self._amount(rate)}"
+        left = self._total - self._done
         return f"{line}, {format_seconds(left / rate)} left" if rate > 0 and left > 0 else line
+
+    def _amount(self, rate: float) -> str:
+        return f"{format_bytes(self._done)} of {format_bytes(self._total)}, {format_rate(rate)}"
+
+
+class StepProgress(Progress):
+    """Steps done of steps to do, and which one is next."""
+
+    def begin(self, label: str) -> None:
+        """Say what the next step is."""
+        self._label = label
+        self.advance(0)
+
+    def _amount(self, rate: float) -> str:
+        return f"{self._done} of {self._total}"
 
 
 @contextmanager
@@ -82,6 +93,18 @@ def show_progress(
     every five seconds.
     """
     progress = Progress(label, total_bytes, stream=sys.stderr if stream is None else stream)
+    try:
+        yield progress
+    finally:
+        progress.clear()
+
+
+@contextmanager
+def show_steps(
+    label: str, n_steps: int, *, stream: TextIO | None = None
+) -> Generator[StepProgress]:
+    """Show how many steps of the block are done; otherwise like `show_progress`."""
+    progress = StepProgress(label, n_steps, stream=sys.stderr if stream is None else stream)
     try:
         yield progress
     finally:

@@ -42,10 +42,14 @@ class NoNodes(SchedulerError, RuntimeError):
 class QueueFull(SchedulerError, RuntimeError):
     """As many requests wait for a model as may."""
 
-    def __init__(self, model: str, *, waiting: int, retry_after_seconds: float) -> None:
-        super().__init__(f"{waiting} requests already wait for {model!r}")
+    def __init__(
+        self, model: str, *, waiting: int, retry_after_seconds: float, wanted: int = 1
+    ) -> None:
+        more = "" if wanted == 1 else f", which leaves no room for {wanted} more"
+        super().__init__(f"{waiting} requests already wait for {model!r}{more}")
         self.model = model
         self.waiting = waiting
+        self.wanted = wanted
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -89,6 +93,10 @@ class RequestLost(SchedulerError, RuntimeError):
     def __init__(self, request_id: str, *, attempts: int, reason: str) -> None:
         super().__init__(f"request {request_id!r} was lost {attempts} times, last: {reason}")
         self.request_id = request_id
+
+
+class ModelBroken(SchedulerError, ArithmeticError):
+    """A model computed what no token can be chosen from; it would again."""
 
 
 class StateUnavailable(SchedulerError, RuntimeError):

@@ -53,14 +53,22 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Workers kept ready per engine."""
     threads: int = 0
     """Processor threads per worker; 0 = an equal share of the processors for each device."""
+    worker_memory_bytes: ByteCount | None = None
+    """What a worker may allocate beside its weights, 8 MiB for the stack of each thread among it;
+    its replica fails as out_of_memory at the first byte more. None = no limit."""
     loader_threads: int = 4
     """Reads in flight per disk."""
     evictor: str = "lru"
-    """An entry point of group pilotlight.evictors."""
+    """An entry point of group pilotlight.evictors: lru, or value, by seconds of loading saved."""
     rescan_seconds: Seconds = Seconds(5.0)
     """How often the model directories are looked through for new checkpoints."""
     probe: bool = True
     """Measure the disks when the node starts."""
+    allow_custom_code: bool = False
+    """Run model code that comes with a checkpoint, which then can do all that the node can."""
+    stop_grace_seconds: Seconds = Seconds(0.0)
+    """What running requests may take to finish when the node is told to stop; those that are cut
+    go on at another node that has their model."""
     metrics_listen: str = ""
     """HOST:PORT for Prometheus; empty = no metrics."""
     log: LogSettings = LogSettings()

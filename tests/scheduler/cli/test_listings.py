@@ -94,3 +94,14 @@ def test_events_are_lines(controller: Any, pilotlight: Run) -> None:
 
     assert table.splitlines()[0].endswith("  start_done       opt is ready on n0")
     assert [json.loads(line)["kind"] for line in lines.splitlines()] == ["start_done", "node_down"]
+
+
+def test_events_show_the_last_lines_of_a_worker_that_died(controller: Any, pilotlight: Run) -> None:
+    said = "".join(f"line {number}\n" for number in range(20))
+    controller.events = [pb.ClusterEvent(at=2.0, kind="start_failed", text="no", log_tail=said)]
+
+    _, table, _ = pilotlight("events")
+    _, line, _ = pilotlight("events", "-o", "json")
+
+    assert table.splitlines()[1:] == [f"    | line {number}" for number in range(15, 20)]
+    assert json.loads(line)["log_tail"] == said

@@ -155,14 +155,15 @@ def test_a_start_that_fails_at_its_node_backs_off(by_way_of: list[ReplicaState])
 
     for state in by_way_of:
         stage.report(replica, state)
-    stage.report(replica, ReplicaState.FAILED, error="chunk 3 is corrupt")
+    stage.report(replica, ReplicaState.FAILED, error="chunk 3 is corrupt", log_tail="last words")
 
     back_off = stage.core.state.back_offs["m@a"]
     assert (back_off.failures, back_off.reason) == (1, "chunk 3 is corrupt")
     assert not back_off.is_final
     (finished,) = stage.changes(StartFinished)
     assert finished.error == "chunk 3 is corrupt"
-    assert "start_failed" in [each.kind for each in stage.published]
+    [told] = [each for each in stage.published if each.kind == "start_failed"]
+    assert (told.text, told.log_tail) == ("chunk 3 is corrupt", "last words")
     assert stage.replicas() == []
 
 

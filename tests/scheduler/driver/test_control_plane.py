@@ -10,6 +10,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 
+from pilotlight.scheduler.core.actions import Publish
 from pilotlight.scheduler.driver.control_plane import ControlPlane
 from pilotlight.scheduler.driver.deployments import Deployments
 from pilotlight.scheduler.driver.execution_files import ExecutionFiles
@@ -351,6 +352,18 @@ async def test_what_happens_is_streamed_to_who_watches(asking: Asking) -> None:
 
     assert (event.kind, event.node_id, event.model) == ("node_up", "a", "")
     assert event.at == pytest.approx(WALL, abs=1.0)
+    await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+
+async def test_last_lines_of_a_dead_worker_are_streamed_too(asking: Asking) -> None:
+    events = asking.service.WatchEvents(pb.WatchEventsRequest(), asking.context)
+    first = asyncio.ensure_future(anext(aiter(events)))
+    await asking.case.settle()
+
+    said = Publish(kind="replica_failed", text="worker 1 ended", log_tail="last words")
+    asking.case.driver.watchers.publish(said, at=1.0)
+
+    assert (await first).log_tail == "last words"
     await events.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 

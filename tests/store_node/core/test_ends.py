@@ -131,6 +131,20 @@ def test_worker_that_dies_while_binding_fails_the_start() -> None:
     assert case.copy_status(llama).dram_bytes == 2_000
 
 
+def test_worker_that_dies_unasked_leaves_its_last_lines() -> None:
+    case = NodeCase(devices=2)
+    llama = case.checkpoint("llama")
+    case.run(llama, "asked")
+    case.run(llama, "unasked")
+
+    case.stop("asked")
+    case.die("asked", log_tail="bye")
+    case.die("unasked", log_tail="Traceback:\nout of patience")
+
+    tails = [case.status(replica).log_tail for replica in ("asked", "unasked")]
+    assert tails == ["", "Traceback:\nout of patience"]
+
+
 def test_worker_that_dies_in_a_drain_fails_the_replica_unless_it_was_told_to_end() -> None:
     case = NodeCase()
     case.run(case.checkpoint("llama"), "r1")
@@ -266,6 +280,27 @@ def test_shutdown_ends_everything_and_admits_nothing() -> None:
     assert refusal is not None
     assert refusal.code is ErrorCode.NODE_STOPPING
     assert case.core.is_idle
+
+
+def test_shutdown_lets_requests_finish_if_it_is_told_to() -> None:
+    case = NodeCase(devices=2)
+    llama, qwen = case.checkpoint("llama"), case.checkpoint("qwen")
+    case.run(llama, "r1")
+    case.start(qwen, "r2")
+    for request in ("q1", "q2"):
+        case.generate(request, "r1")
+
+    case.handle(ShutdownRequested(grace_seconds=5.0))
+    killed = [replica for replica, state in case.workers.items() if state == "killed"]
+    case.emit("q1", "r1", finish=FinishReason.STOP)
+    refusal = case.generate("q3", "r1")
+    case.after(5.0).handle(TimerFired(key=DrainDeadline(replica_id=ReplicaId("r1"))))
+
+    assert killed == ["r2"]
+    assert refusal is not None
+    assert refusal.code is ErrorCode.NODE_STOPPING
+    assert case.ended_streams() == {"q2": ErrorCode.NODE_STOPPING}
+    assert case.workers[ReplicaId("r1")] == "killed"
 
 
 def test_remembers_a_bounded_number_of_ended_replicas() -> None:

@@ -5,8 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pilotlight.store_node.core import ValueEvictor
 from pilotlight.store_node.core.actions import SetTimer
 from pilotlight.store_node.core.events import ShutdownRequested, StreamClosed, TimerFired
+from pilotlight.store_node.engines import WorkFailure
 from pilotlight.store_node.protocol import (
     FinishReason,
     Reference,
@@ -35,7 +37,10 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.case = NodeCase(
-            devices=N_DEVICES, device_chunks=DEVICE_CHUNKS, dram_chunks=DRAM_CHUNKS
+            devices=N_DEVICES,
+            device_chunks=DEVICE_CHUNKS,
+            dram_chunks=DRAM_CHUNKS,
+            evictor=ValueEvictor(),
         )
         self.versions = dict.fromkeys(CHECKPOINTS, 1)
         self.n_started = 0
@@ -55,6 +60,10 @@ class AnyOrder(RuleBasedStateMachine):
             each.replica_id for each in self.case.core.reports.replicas() if each.state in states
         ]
 
+    def bind(self, replica: str) -> None:
+        """Offer KV memory for two requests of 19 tokens, and slots for three."""
+        self.case.bind(replica, concurrency=3, kv_tokens=40)
+
     @rule(seconds=st.floats(0.0, 5.0))
     def wait(self, seconds: float) -> None:
         self.case.after(seconds)
@@ -63,7 +72,7 @@ class AnyOrder(RuleBasedStateMachine):
     def start(self, reference: Reference, devices: int, evict: list[Reference]) -> None:
         self.n_started += 1
         replica = f"r{self.n_started}"
-        self.case.start(reference, replica, devices=devices, evict=evict, concurrency=2)
+        self.case.start(reference, replica, devices=devices, evict=evict, concurrency=3)
 
     @precondition(lambda self: self.in_state(ReplicaState.STARTING))
     @rule(data=st.data())
@@ -75,7 +84,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.case.workers.get(ReplicaId(replica)) == "preparing":
             self.case.prepare(replica)
         if self.case.workers.get(ReplicaId(replica)) == "binding":
-            self.case.bind(replica, concurrency=2)
+            self.bind(replica)
 
     @precondition(lambda self: self.in_state(*ALIVE))
     @rule(data=st.data(), grace=st.sampled_from([0.0, 3.0]), if_idle=st.booleans())
@@ -136,7 +145,7 @@ class AnyOrder(RuleBasedStateMachine):
         if what == "die":
             self.case.die(replica)
         elif phase == "binding":
-            self.case.bind(replica, concurrency=2)
+            self.bind(replica)
         else:
             self.case.prepare(replica)
 
@@ -151,7 +160,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.note_timers()
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), how=st.sampled_from(["cancel", "leave", "emit", "finish", "old"]))
+    @rule(data=st.data(), how=st.sampled_from(["cancel", "leave", "emit", "finish", "fail", "old"]))
     def request(self, data: st.DataObject, how: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.attempts)))
         attempt = self.attempts[name]
@@ -165,6 +174,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.places[name],
                 attempt=attempt - 1 if how == "old" else attempt,
                 finish=FinishReason.STOP if how == "finish" else None,
+                failure=WorkFailure(code="odd", message="why") if how == "fail" else None,
             )
 
     @precondition(lambda self: self.timers)
@@ -180,6 +190,11 @@ class AnyOrder(RuleBasedStateMachine):
                 assert status.devices == ()
                 assert status.replica_id not in self.case.workers
                 assert bool(status.error) == (status.state is ReplicaState.FAILED)
+
+    @invariant()
+    def kv_memory_is_never_promised_twice(self) -> None:
+        for summary in self.case.core.reports.summaries(now=self.case.now):
+            assert summary.kv_tokens_free == 40 - 19 * summary.running >= 0
 
     @invariant()
     def no_device_is_leased_twice(self) -> None:

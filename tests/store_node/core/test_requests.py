@@ -9,6 +9,7 @@ from pilotlight.store_node.core.actions import (
     CancelWork,
     ClearTimer,
     Deliver,
+    EndStream,
     ReportIdle,
     SetTimer,
 )
@@ -19,6 +20,7 @@ from pilotlight.store_node.core.events import (
     TimerFired,
     WorkRejected,
 )
+from pilotlight.store_node.engines import WorkFailure
 from pilotlight.store_node.protocol import CompatibilityKey, FinishReason, RequestId
 from pilotlight.store_node.protocol.refusals import ErrorCode, Refusal
 from pilotlight.store_node.testing import NodeCase
@@ -234,13 +236,14 @@ def test_engine_may_reject_a_request() -> None:
 
 def test_first_request_completes_the_starts_outcome() -> None:
     case = ready_case()
-    case.generate("q1")
-    case.emit("q1", tokens=(7,))
-    case.generate("q2")
-    case.emit("q2", tokens=(7,))
+    case.after(0.5).generate("q1")
+    case.after(0.25).emit("q1", tokens=(7,))
+    case.after(8.0).generate("q2")
+    case.after(2.0).emit("q2", tokens=(7,))
 
     outcome = case.status().outcome
     assert outcome is not None
+    assert outcome.handover_seconds == 0.5
     assert outcome.prefill_seconds == 0.25
 
 
@@ -283,16 +286,143 @@ def test_summary_says_how_long_a_replica_has_been_idle() -> None:
     assert (fresh.idle_seconds, busy.idle_seconds, idle.idle_seconds) == (4.0, 0.0, 2.5)
 
 
-def test_summary_counts_free_kv_memory_where_the_engine_does() -> None:
+def kv_case(*, kv_tokens: int, kv_block_tokens: int = 1, concurrency: int = 4) -> NodeCase:
     case = NodeCase()
     llama = case.checkpoint("llama")
-    case.start(llama)
-    case.finish_load(llama)
-    case.prepare()
-    case.bind(kv_tokens=100)
-    case.generate()
-    case.emit(tokens=(7, 8))
+    case.run(llama, kv_tokens=kv_tokens, kv_block_tokens=kv_block_tokens, concurrency=concurrency)
+    return case
 
+
+def kv_free(case: NodeCase) -> int | None:
     [summary] = case.core.reports.summaries(now=case.now)
+    return summary.kv_tokens_free
 
-    assert summary.kv_tokens_free == 95  # 100 - 3 - 2
+
+def test_request_holds_kv_memory_for_all_it_may_come_to_until_it_ends() -> None:
+    case = kv_case(kv_tokens=100)
+
+    case.generate(max_tokens=16)
+    admitted = kv_free(case)
+    case.emit(tokens=(7, 8))
+    under_way = kv_free(case)
+    case.emit(seq=2, finish=FinishReason.STOP)
+
+    # 3 of the prompt and up to 16 of the answer, whatever of them is there.
+    assert (admitted, under_way, kv_free(case)) == (81, 81, 100)
+
+
+def test_request_holds_kv_memory_in_whole_blocks_and_no_more_than_a_context() -> None:
+    case = kv_case(kv_tokens=256, kv_block_tokens=16)
+
+    case.generate("small", max_tokens=14)
+    small = kv_free(case)
+    case.generate("large", max_tokens=1000)
+
+    # 3 + 14 tokens take two blocks of 16, a context of 128 tokens takes eight.
+    assert (small, kv_free(case)) == (256 - 32, 256 - 32 - 128)
+
+
+def test_refuses_what_does_not_fit_into_kv_memory_beside_the_others() -> None:
+    case = kv_case(kv_tokens=40)
+    case.generate("q1", max_tokens=17)  # holds 20
+
+    answers = [
+        code_of(case.generate("q2", max_tokens=18)),  # 21 of 20
+        code_of(case.generate("q3", max_tokens=17)),  # 20 of 20
+        code_of(case.generate("q4", max_tokens=0)),  # 3 of 0
+    ]
+    case.emit("q1", finish=FinishReason.STOP)
+
+    assert answers == [ErrorCode.NO_KV_MEMORY, None, ErrorCode.NO_KV_MEMORY]
+    assert case.generate("q4", max_tokens=0) is None
+
+
+def test_refuses_for_ever_what_no_kv_memory_would_be_enough_for() -> None:
+    case = kv_case(kv_tokens=40, concurrency=1)
+    case.generate("q1")
+
+    answers = [code_of(case.generate("q2", max_tokens=n)) for n in (38, 37)]
+
+    # 3 + 38 tokens never fit into 40; the slot is taken for the other.
+    assert answers == [ErrorCode.CONTEXT_EXCEEDED, ErrorCode.NO_SLOT]
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline", "failure", "rejection"])
+def test_kv_memory_comes_back_however_a_request_ends(end: str) -> None:
+    case = kv_case(kv_tokens=100)
+    case.generate()
+
+    match end:
+        case "cancel":
+            case.cancel()
+        case "deadline":
+            key = RequestDeadline(request_id=RequestId("q1"), attempt=1)
+            case.handle(TimerFired(key=key))
+        case "failure":
+            case.emit(tokens=(), failure=WorkFailure(code="invalid_logits", message="NaN"))
+        case _:
+            case.handle(rejection(ErrorCode.INVALID_REQUEST))
+
+    assert kv_free(case) == 100
+
+
+def test_replica_without_kv_accounts_refuses_nothing_for_it() -> None:
+    case = ready_case()
+
+    assert case.generate(max_tokens=1_000_000) is None
+    assert kv_free(case) is None
+
+
+def rejection(code: ErrorCode) -> WorkRejected:
+    return WorkRejected(request_id=RequestId("q1"), attempt=1, code=code, message="full")
+
+
+def test_engine_that_is_full_beside_a_free_slot_lacks_kv_memory() -> None:
+    case = kv_case(kv_tokens=100)
+    case.generate()
+
+    case.handle(rejection(ErrorCode.NO_SLOT))
+
+    assert case.ended_streams() == {"q1": ErrorCode.NO_KV_MEMORY}
+
+
+def test_engine_that_is_full_and_does_not_account_for_kv_memory_lacks_a_slot() -> None:
+    case = ready_case()
+    case.generate()
+
+    case.handle(rejection(ErrorCode.NO_SLOT))
+
+    assert case.ended_streams() == {"q1": ErrorCode.NO_SLOT}
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [("invalid_logits", ErrorCode.INVALID_LOGITS), ("hiccup", ErrorCode.ENGINE_FAILED)],
+)
+def test_attempt_that_the_engine_gives_up_ends_and_the_others_go_on(
+    word: str, code: ErrorCode
+) -> None:
+    case = ready_case(concurrency=2)
+    case.generate("q1")
+    case.generate("q2")
+
+    case.emit("q1", tokens=(), failure=WorkFailure(code=word, message="position 3"))
+
+    assert case.ended_streams() == {"q1": code}
+    [end] = case.asked_for(EndStream)
+    assert isinstance(end, EndStream)
+    assert end.refusal.message == "position 3"
+    assert not case.asked_for(CancelWork), "the engine has forgotten it"
+    assert case.generate("q3") is None
+    case.emit("q2", finish=FinishReason.STOP)
+    assert case.ended_streams() == {"q2": FinishReason.STOP}
+
+
+def test_tokens_that_come_with_a_failure_are_delivered_before_it() -> None:
+    case = ready_case()
+    case.generate()
+
+    case.emit(tokens=(7,), failure=WorkFailure(code="invalid_logits", message="position 4"))
+
+    kinds = [type(action) for action in case.actions if isinstance(action, Deliver | EndStream)]
+    assert kinds == [Deliver, EndStream]

@@ -192,6 +192,22 @@ def test_key_of_what_it_computes_names_the_bytes() -> None:
     assert (key.engine, key.engine_version, key.dtype, key.parallelism) == ("timed", "1", "F32", 1)
 
 
+def test_key_of_what_it_computes_names_the_variant_of_the_engine() -> None:
+    keys = [started_with(variant=variant).status().compatibility for variant in ("", "lora-1")]
+
+    assert [key.engine_version for key in keys if key is not None] == ["1", "1 lora-1"]
+
+
+def started_with(*, variant: str) -> NodeCase:
+    case = NodeCase()
+    llama = case.checkpoint("llama")
+    case.start(llama)
+    case.finish_load(llama)
+    case.prepare()
+    case.bind(variant=variant)
+    return case
+
+
 def test_concurrency_is_what_owner_and_engine_both_allow() -> None:
     case = NodeCase()
     llama = case.checkpoint("llama")

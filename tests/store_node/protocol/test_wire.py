@@ -71,8 +71,9 @@ def _content_of(descriptor: Any, hint: Any) -> st.SearchStrategy[Any]:
     if typing.get_origin(hint) is tuple:
         return st.lists(_content_of(descriptor, options[0]), max_size=3).map(tuple)
     if typing.get_origin(hint) in (dict, Mapping):
-        numbers = st.integers(0, 2**32 - 1)
-        return st.dictionaries(st.text(), st.text() if options[1] is str else numbers, max_size=3)
+        parts = descriptor.message_type.fields_by_name
+        keys = _content_of(parts["key"], options[0])
+        return st.dictionaries(keys, _content_of(parts["value"], options[1]), max_size=3)
     if dataclasses.is_dataclass(hint):
         return _values_of(hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -237,6 +238,21 @@ def test_a_number_that_does_not_fit_its_field_is_refused(number: int) -> None:
             Hello(node_id=values.NodeId("a"), incarnation=Incarnation("1"), epoch=number),
             store_node_pb2.Hello,
         )
+
+
+def test_the_keys_of_a_map_stay_numbers() -> None:
+    sampling = Sampling(logit_bias={0: -100.0, 2**32 - 1: 0.25})
+
+    carried = _carried(sampling)
+
+    assert carried == sampling
+    assert type(carried.logit_bias) is dict
+
+
+@pytest.mark.parametrize("token_id", [-1, 2**32])
+def test_a_key_that_does_not_fit_its_map_is_refused(token_id: int) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        wire.to_message(Sampling(logit_bias={token_id: 1.0}), store_node_pb2.Sampling)
 
 
 def test_a_command_keeps_its_header() -> None:

@@ -39,18 +39,6 @@ def code_of(error: grpc.aio.AioRpcError) -> ErrorCode | None:
     return refusal.code if refusal is not None else None
 
 
-async def run(harness: NodeHarness, reference: str, replica: str = "r1", **options: object) -> None:
-    """Bring a replica up to READY."""
-    assert await harness.client.start(reference, replica, **options) is None  # type: ignore[arg-type]  # passed on
-    await harness.controller.wait_state(replica, ReplicaState.READY)
-
-
-async def end(harness: NodeHarness, replica: str = "r1") -> None:
-    """Stop a replica and wait for its end."""
-    assert await harness.client.stop(replica) is None
-    await harness.controller.wait_state(replica, ReplicaState.STOPPED)
-
-
 async def test_registers_with_all_that_it_has(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama", chunks=2)
 
@@ -76,7 +64,7 @@ async def test_heartbeats_carry_summaries(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", concurrency=3)
+        await harness.run("llama", concurrency=3)
         await harness.controller.wait_for(
             lambda: any(each.summaries for each in harness.controller.updates)
         )
@@ -91,7 +79,7 @@ async def test_idle_replica_is_told_of_before_the_next_heartbeat(tmp_path: Path)
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path, heartbeat_seconds=3600.0) as harness:
-        await run(harness, "llama")
+        await harness.run("llama")
         told = len(harness.controller.updates)
 
         await harness.client.text("q1", "r1")
@@ -109,10 +97,10 @@ async def test_starts_from_ssd_then_from_dram_and_computes_the_same(tmp_path: Pa
     async with NodeHarness.running(tmp_path) as harness:
         texts: list[list[int]] = []
         for replica in ("cold", "warm"):
-            await run(harness, "llama", replica)
+            await harness.run("llama", replica)
             assert harness.accounts() == (9, 0, 3)
             texts.append(await harness.client.text(f"of-{replica}", replica))
-            await end(harness, replica)
+            await harness.end(replica)
             assert harness.accounts() == (9, 3, 0)
 
         cold = harness.controller.replicas[ReplicaId("cold")].outcome
@@ -137,7 +125,7 @@ async def test_tells_how_busy_the_disk_was_only_where_the_load_does(
     monkeypatch.setattr(LoadResult, "tells_disk_speed", tells)
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama")
+        await harness.run("llama")
 
         outcome = harness.controller.replicas[ReplicaId("r1")].outcome
         assert outcome is not None
@@ -150,12 +138,26 @@ async def test_dram_keeps_what_was_used_last(tmp_path: Path) -> None:
 
     async with NodeHarness.running(tmp_path) as harness:
         for name in "abc":
-            await run(harness, name, name)
-            await end(harness, name)
+            await harness.run(name, name)
+            await harness.end(name)
 
         report = await harness.client.describe()
         in_dram = {each.reference for each in report.checkpoints if each.dram_bytes}
         assert in_dram == {"b", "c"}  # 3 x 2 chunks for 4 places
+
+
+async def test_dram_keeps_what_saves_most_if_the_settings_say_so(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        make_checkpoint(tmp_path / "models" / name, chunks=2, seed=number)
+
+    async with NodeHarness.running(tmp_path, evictor="value") as harness:
+        for number, name in enumerate("aabc"):
+            await harness.run(name, f"r{number}")
+            await harness.end(f"r{number}")
+
+        report = await harness.client.describe()
+        in_dram = {each.reference for each in report.checkpoints if each.dram_bytes}
+        assert in_dram == {"a", "c"}  # "b" was used once and "a" twice, though before it
 
 
 async def test_prefetch_pin_and_evict(tmp_path: Path) -> None:
@@ -212,8 +214,8 @@ async def test_killed_worker_fails_its_replica_and_nothing_else(tmp_path: Path) 
     make_checkpoint(tmp_path / "models" / "qwen", chunks=2, seed=1)
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", "r1", options=NEVER)
-        await run(harness, "qwen", "r2")
+        await harness.run("llama", "r1", options=NEVER)
+        await harness.run("qwen", "r2")
         stream = harness.client.generate("q1", "r1")
         first = await anext(stream)
 
@@ -300,7 +302,7 @@ async def test_refusals_are_statuses_with_details(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", concurrency=1, options=NEVER)
+        await harness.run("llama", concurrency=1, options=NEVER)
         stream = harness.client.generate("q1")
         await anext(stream)
 
@@ -322,7 +324,7 @@ async def test_prompt_longer_than_the_context_is_refused(tmp_path: Path) -> None
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama")
+        await harness.run("llama")
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await harness.client.text(prompt=[1] * 600)
@@ -335,7 +337,7 @@ async def test_request_ends_at_its_deadline(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", concurrency=1, options=NEVER)
+        await harness.run("llama", concurrency=1, options=NEVER)
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await harness.client.text(deadline_seconds=0.2)
@@ -350,7 +352,7 @@ async def test_cancel_ends_the_stream_and_bars_the_attempt(tmp_path: Path) -> No
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", options=NEVER)
+        await harness.run("llama", options=NEVER)
         stream = harness.client.generate("q1")
         await anext(stream)
 
@@ -369,7 +371,7 @@ async def test_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama", concurrency=1, options=NEVER)
+        await harness.run("llama", concurrency=1, options=NEVER)
         stream = harness.client.generate("q1")
         await anext(stream)
 
@@ -384,7 +386,7 @@ async def test_resumed_request_goes_on_where_it_was(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "llama")
 
     async with NodeHarness.running(tmp_path) as harness:
-        await run(harness, "llama")
+        await harness.run("llama")
         whole = await harness.client.text("q1", max_tokens=12)
 
         rest = await harness.client.text("q2", attempt=2, emitted=whole[:5], max_tokens=12)
@@ -399,7 +401,7 @@ async def test_reader_that_never_reads_loses_its_request_and_holds_up_nobody(
     fast = {"prefill_seconds": "0", "decode_seconds": "0", "decode_seconds_per_request": "0"}
 
     async with NodeHarness.running(tmp_path) as harness, AsyncExitStack() as stack:
-        await run(harness, "llama", options={**fast, "context_tokens": "10000000"})
+        await harness.run("llama", options={**fast, "context_tokens": "10000000"})
         options = (("grpc.http2.lookahead_bytes", 65_536), ("grpc.http2.bdp_probe", 0))
         lazy = NodeClient(harness.node.address, harness.node.incarnation, options=options)
         await stack.enter_async_context(lazy)
@@ -502,7 +504,7 @@ async def test_replicas_go_on_without_a_controller_and_are_reported_when_it_is_b
 
     async with NodeHarness.running(tmp_path) as harness:
         controller = harness.controller
-        await run(harness, "llama")
+        await harness.run("llama")
         await controller.stop()
         assert len(await harness.client.text("q1")) == 8
         assert await harness.client.stop() is None
@@ -543,7 +545,7 @@ async def test_defect_in_a_callback_ends_the_node_too(
 
     async def run_into_it() -> None:
         async with NodeHarness.running(tmp_path) as harness:
-            await run(harness, "llama")
+            await harness.run("llama")
             monkeypatch.setattr("pilotlight.store_node.workers.worker.Worker.exited", break_down)
             worker = harness.node.worker_pid(ReplicaId("r1"))
             assert worker is not None
@@ -563,7 +565,7 @@ async def test_node_that_stops_ends_its_streams_and_says_so(tmp_path: Path) -> N
         async with NodeHarness.running(tmp_path) as harness:
             client = NodeClient(harness.node.address, harness.node.incarnation)
             await stack.enter_async_context(client)
-            await run(harness, "llama", options=NEVER)
+            await harness.run("llama", options=NEVER)
             stream = client.generate("q1")
             await anext(stream)
             reading = asyncio.ensure_future(anext(stream))

@@ -10,16 +10,28 @@ from pilotlight.store_node.errors import UnknownEngine
 from pilotlight.store_node.protocol import Reference
 from pilotlight.store_node.shell.plugins import GuardedEvictor, find_engines, find_evictor
 
+
+def evictable(name: str, *, last_used: float, uses_per_second: float) -> Evictable:
+    return Evictable(
+        reference=Reference(name),
+        size_bytes=10,
+        last_used=last_used,
+        load_seconds=1.0,
+        uses_per_second=uses_per_second,
+    )
+
+
 CANDIDATES = [
-    Evictable(reference=Reference("young"), size_bytes=10, last_used=2.0),
-    Evictable(reference=Reference("old"), size_bytes=10, last_used=1.0),
+    evictable("young", last_used=2.0, uses_per_second=0.1),
+    evictable("old", last_used=1.0, uses_per_second=0.2),
 ]
 
 
-def test_built_in_evictor_is_found_by_its_entry_point() -> None:
-    evictor = find_evictor("lru")
+@pytest.mark.parametrize(("name", "chosen"), [("lru", ["old"]), ("value", ["young"])])
+def test_built_in_evictors_are_found_by_their_entry_points(name: str, chosen: list[str]) -> None:
+    evictor = find_evictor(name)
 
-    assert list(evictor.choose(CANDIDATES, needed_bytes=5, now=3.0)) == ["old"]
+    assert list(evictor.choose(CANDIDATES, needed_bytes=5, now=3.0)) == chosen
 
 
 def test_unknown_evictor_is_refused_with_what_there_is() -> None:

@@ -33,7 +33,8 @@ async def start_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         *,
         warm: int = 1,
         is_awaited: bool = True,
-        architectures: tuple[str, ...] = (),
+        memory_bytes: int | None = None,
+        checkpoints: tuple[Path, ...] = (),
         **engines: str,
     ) -> WorkerPool:
         pool = WorkerPool(
@@ -42,9 +43,10 @@ async def start_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 for name, target in engines.items()
             },
             threads=1,
-            architectures=architectures,
+            checkpoints=checkpoints,
             log_directory=tmp_path / "logs",
             warm=warm,
+            memory_bytes=memory_bytes,
         )
         pools.append(pool)
         await pool.start()

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
-from pilotlight.store_node.engines import Emission, EngineSetup, Offer, Weights, Work
+from pilotlight.store_node.engines import Emission, EngineSetup, Extension, Offer, Weights, Work
 from pilotlight.store_node.errors import UnsupportedModel
 from pilotlight.store_node.protocol import RequestId
 
@@ -25,7 +27,7 @@ class Quiet:
         return "1"
 
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None:
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
         pass
 
     def prepare(self, setup: EngineSetup) -> None:
@@ -36,6 +38,9 @@ class Quiet:
 
     def admit(self, work: Work) -> None:
         self._running.append(work)
+
+    def extend(self, extension: Extension) -> None:
+        pass
 
     def cancel(self, request_id: RequestId) -> None:
         self._running.clear()
@@ -61,6 +66,20 @@ class BreaksWhileBinding(Quiet):
 class BreaksInItsFirstStep(Quiet):
     def step(self) -> Sequence[Emission]:
         raise MemoryError("no room for keys and values")
+
+
+class AllocatesBlocks(Quiet):
+    def prepare(self, setup: EngineSetup) -> None:
+        blocks: list[bytearray] = []
+        while True:
+            blocks.append(bytearray(1 << 20))
+
+
+class AllocatesCrumbs(Quiet):
+    def prepare(self, setup: EngineSetup) -> None:
+        crumbs: dict[int, str] = {}
+        while True:
+            crumbs[len(crumbs)] = str(len(crumbs))
 
 
 class Exits(Quiet):
@@ -95,13 +114,26 @@ class Snoops(Quiet):
 
 class CanNotBePreloaded(Quiet):
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None:
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
         raise UnsupportedModel("this engine needs hardware that is not here")
+
+
+class Learns(Quiet):
+    """Refuses all models, and says which checkpoints it was made ready for."""
+
+    learned: ClassVar[list[str]] = []
+
+    @classmethod
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
+        cls.learned = [*cls.learned, *(each.name for each in checkpoints)]
+
+    def prepare(self, setup: EngineSetup) -> None:
+        raise UnsupportedModel(f"ready for {self.learned}")
 
 
 class LeavesAThread(Quiet):
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None:
+    def preload(cls, checkpoints: Sequence[Path]) -> None:
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 
 

@@ -17,6 +17,10 @@ from pilotlight.store_node.workers.death import WorkerDeath, log_tail
             "worker w was killed by SIGSEGV",
         ),
         (
+            WorkerDeath(worker_id="w", exit_code=None, signal=9, log_tail=""),
+            "worker w was killed by SIGKILL, perhaps by the kernel for want of memory",
+        ),
+        (
             WorkerDeath(worker_id="w", exit_code=None, signal=40, log_tail=""),
             "worker w was killed by signal 40",
         ),
@@ -35,7 +39,7 @@ from pilotlight.store_node.workers.death import WorkerDeath, log_tail
             "why",
         ),
     ],
-    ids=["signal", "nameless", "exit", "unseen", "told"],
+    ids=["signal", "kill", "nameless", "exit", "unseen", "told"],
 )
 def test_the_reason_is_one_line(death: WorkerDeath, reason: str) -> None:
     assert death.reason == reason

@@ -53,7 +53,13 @@ def test_work_arrives_as_the_value_it_was() -> None:
         attempt=1,
         prompt_ids=tuple(range(1000)),
         emitted_ids=(7,),
-        sampling=Sampling(temperature=0.3, seed=2**63, stop_token_ids=(1, 2), logprobs=3),
+        sampling=Sampling(
+            temperature=0.3,
+            seed=2**63,
+            stop_token_ids=(1, 2),
+            logprobs=3,
+            logit_bias={0: -100.0, 2**32 - 1: 0.5},
+        ),
     )
     decoder = FrameDecoder[messages.ToWorker](messages.ToWorker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import select
@@ -15,11 +16,19 @@ from pathlib import Path
 import pytest
 
 from pilotlight.native_loader import WeightLayout
-from pilotlight.store_node.engines import Emission, EngineSetup, Work, WorkRefused
+from pilotlight.store_node.engines import Emission, EngineSetup, Extension, Work, WorkRefused
 from pilotlight.store_node.engines.token_hash import expected_ids
 from pilotlight.store_node.errors import EngineFailed, UnknownEngine, WorkerDied
 from pilotlight.store_node.protocol import RequestId, Sampling
-from pilotlight.store_node.workers import Worker, WorkerDeath, WorkerPool, framing, nursery
+from pilotlight.store_node.workers import (
+    Worker,
+    WorkerDeath,
+    WorkerPool,
+    framing,
+    log_files,
+    nursery,
+)
+from pilotlight.store_node.workers import pool as pool_module
 
 pytestmark = pytest.mark.integration
 
@@ -100,20 +109,70 @@ async def _ready(
     listener = Listener(worker)
     await worker.prepare(setup)
     await worker.bind(arena, NOTHING)
+    pool.start_ended(worker)
     return worker, listener
 
 
-async def test_a_taken_worker_is_warm_and_is_replaced(
-    start_pool: StartPool, until_warm: UntilWarm
+async def test_a_taken_worker_is_warm_and_is_replaced_when_its_start_has_ended(
+    start_pool: StartPool,
+    until_warm: UntilWarm,
+    setup_for: SetupFor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pool_module, "_LONGEST_PAUSE_SECONDS", 3600.0)
     pool = await start_pool(timed=TIMED, warm=2)
 
     worker = pool.take("timed")
-    count = pool.warm_count()
+    was_warm = worker.is_warm
+    await worker.prepare(setup_for(tmp_path))
+    during = pool.warm_count(), len(_children(pool.zygote_pids()["timed"]))
+    pool.start_ended(worker)
+    pool.start_ended(worker)
 
-    assert worker.is_warm
-    assert count == {"timed": 1}
+    assert was_warm
+    assert during == ({"timed": 1}, 2)  # it and the other warm one
     await until_warm(pool, {"timed": 2})
+    assert len(_children(pool.zygote_pids()["timed"])) == 3
+
+
+async def test_no_worker_is_made_in_the_way_of_another_start(
+    start_pool: StartPool, until_warm: UntilWarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_LONGEST_PAUSE_SECONDS", 3600.0)
+    pool = await start_pool(timed=TIMED, stuck="NeverPrepared", warm=1)
+    first, second = pool.take("timed"), pool.take("stuck")
+
+    pool.start_ended(first)
+    between = [len(_children(pid)) for pid in pool.zygote_pids().values()]
+    pool.start_ended(second)
+
+    assert between == [1, 1]
+    await until_warm(pool, {"timed": 1, "stuck": 1})
+
+
+async def test_a_start_that_hangs_keeps_nobody_from_a_warm_worker_for_long(
+    start_pool: StartPool, until_warm: UntilWarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_LONGEST_PAUSE_SECONDS", 0.05)
+    pool = await start_pool(timed=TIMED)
+
+    for _ in range(3):
+        pool.take("timed")
+        await until_warm(pool, {"timed": 1})
+
+
+async def test_a_worker_is_made_at_once_where_a_start_finds_none(
+    start_pool: StartPool,
+    setup_for: SetupFor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "_LONGEST_PAUSE_SECONDS", 3600.0)
+    pool = await start_pool(timed=TIMED)
+    pool.take("timed")
+
+    assert await pool.take("timed").prepare(setup_for(tmp_path)) >= 0
 
 
 async def test_a_worker_prepares_binds_and_answers(
@@ -189,6 +248,41 @@ async def test_a_cancel_takes_effect_within_a_step(
         await worker.admit(_work("c", n_prompt=0))
 
     assert listener.emissions == []
+
+
+async def test_workers_are_made_ready_for_checkpoints_that_are_found_later(
+    start_pool: StartPool, setup_for: SetupFor, tmp_path: Path
+) -> None:
+    pool = await start_pool(odd="Learns", warm=0, checkpoints=(tmp_path / "one",))
+    with pytest.raises(EngineFailed, match=r"ready for \['one'\]"):
+        await pool.take("odd").prepare(setup_for(tmp_path))
+
+    pool.learn([tmp_path / "one", tmp_path / "two"])
+
+    with pytest.raises(EngineFailed, match=r"ready for \['one', 'two'\]"):
+        await pool.take("odd").prepare(setup_for(tmp_path))
+
+
+async def test_an_attempt_is_prepared_and_released(
+    start_pool: StartPool, setup_for: SetupFor, arena: int, tmp_path: Path
+) -> None:
+    pool = await start_pool(timed=TIMED)
+    setup = setup_for(tmp_path, salt="s", vocabulary="1000")
+    worker, listener = await _ready(pool, setup, arena)
+    expected = expected_ids((0, 1, 2), 6, salt="s", vocabulary=1000)
+    held = dataclasses.replace(_work(max_tokens=6), emitted_ids=expected[:2], is_held=True)
+    rest = Extension(
+        request_id=held.request_id, attempt=2, emitted_ids=expected[2:5], is_held=False
+    )
+
+    await worker.admit(held)
+    await listener.until(lambda: any(each.is_prepared for each in listener.emissions))
+    await worker.extend(rest)
+
+    assert await listener.answer("a") == [expected[5]]
+    with pytest.raises(WorkRefused) as refused:
+        await worker.extend(rest)
+    assert refused.value.code == "unknown"
 
 
 async def test_an_unknown_engine_is_refused(start_pool: StartPool) -> None:
@@ -303,6 +397,24 @@ async def test_an_error_between_calls_is_told_with_the_death(
         await worker.admit(_work("b"))
 
 
+@pytest.mark.parametrize("engine", ["AllocatesBlocks", "AllocatesCrumbs"])
+async def test_a_worker_that_allocates_without_end_says_so_and_leaves_the_others_alone(
+    start_pool: StartPool, setup_for: SetupFor, tmp_path: Path, engine: str
+) -> None:
+    pool = await start_pool(hungry=engine, modest="Quiet", memory_bytes=64 << 20)
+    modest = pool.take("modest")
+    hungry = pool.take("hungry")
+    listener = Listener(hungry)
+
+    with pytest.raises(EngineFailed) as failed:
+        await hungry.prepare(setup_for(tmp_path))
+
+    assert failed.value.code == "out_of_memory"
+    await listener.until(lambda: bool(listener.deaths))
+    assert (listener.deaths[0].code, listener.deaths[0].exit_code) == ("out_of_memory", 1)
+    assert await modest.prepare(setup_for(tmp_path)) >= 0
+
+
 async def test_a_worker_that_exits_is_known_by_its_last_line(
     start_pool: StartPool, setup_for: SetupFor, tmp_path: Path
 ) -> None:
@@ -318,7 +430,7 @@ async def test_a_worker_that_exits_is_known_by_its_last_line(
 async def test_only_the_last_logs_of_failed_workers_are_kept(
     start_pool: StartPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nursery, "_KEPT_LOGS", 2)
+    monkeypatch.setattr(log_files, "MOST_KEPT", 2)
     logs = tmp_path / "logs"
     logs.mkdir()
     for age in range(5):
@@ -527,7 +639,7 @@ from pilotlight.process.logs import configure_logs
 from pilotlight.store_node.workers import WorkerPool
 
 async def main():
-    pool = WorkerPool(engines={"timed": sys.argv[1]}, threads=1, architectures=[],
+    pool = WorkerPool(engines={"timed": sys.argv[1]}, threads=1, checkpoints=[],
                       log_directory=pathlib.Path(sys.argv[2]), warm=2)
     warm = asyncio.Event()
     pool.on_change = lambda: pool.warm_count() == {"timed": 2} and warm.set()

@@ -76,7 +76,7 @@ async def test_a_started_replica_answers_as_generate_does(
     directory: Path,
     layout_of: Callable[[Path], tuple[ChunkPool, WeightLayout]],
 ) -> None:
-    pool = await start_pool(transformers=TRANSFORMERS, architectures=("llama",))
+    pool = await start_pool(transformers=TRANSFORMERS, checkpoints=(directory,))
     zygote = pool.zygote_pids()["transformers"]
     arena, layout = layout_of(directory)
     worker = pool.take("transformers")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+import torch
 
-from pilotlight.store_node.engines import Emission, EngineSetup, Offer, Weights, Work
+from pilotlight.store_node.engines import Emission, EngineSetup, Extension, Offer, Weights, Work
 from pilotlight.store_node.protocol import RequestId
+from pilotlight.store_node.workers.framing import FrameDecoder
+from pilotlight.store_node.workers.messages import Failed, FromWorker
 from pilotlight.store_node.workers.session import run_worker
 
 
@@ -22,7 +26,7 @@ class Emits:
         return "1"
 
     @classmethod
-    def preload(cls, architectures: Sequence[str]) -> None: ...
+    def preload(cls, checkpoints: Sequence[Path]) -> None: ...
 
     def prepare(self, setup: EngineSetup) -> None: ...
 
@@ -30,6 +34,8 @@ class Emits:
         raise NotImplementedError
 
     def admit(self, work: Work) -> None: ...
+
+    def extend(self, extension: Extension) -> None: ...
 
     def cancel(self, request_id: RequestId) -> None: ...
 
@@ -68,3 +74,19 @@ def test_an_engine_that_breaks_while_the_node_goes_is_told_of(
         assert run_worker(worker, Breaks) == 1
 
     assert capsys.readouterr().err.endswith("BrokenPipeError: the engine's own\n")
+
+
+class LacksMemory(Breaks):
+    def step(self) -> Sequence[Emission]:
+        torch.empty(2**50)
+        raise AssertionError
+
+
+def test_memory_that_torch_does_not_get_is_told_as_such() -> None:
+    node, worker = socket.socketpair()
+
+    with node, worker:
+        assert run_worker(worker, LacksMemory) == 1
+
+        told = list(FrameDecoder[FromWorker](FromWorker).feed(node.recv(65_536)))
+    assert [message.code for message in told if isinstance(message, Failed)] == ["out_of_memory"]

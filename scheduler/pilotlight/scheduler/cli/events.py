@@ -10,6 +10,9 @@ from pilotlight.process.ports import Address
 from pilotlight.process.quantities import format_moment
 from pilotlight.scheduler.cli.controller import connected, controller_option
 
+_LOG_LINES = 5
+"""Shown of a worker's last words; JSON has all that came."""
+
 
 @click.command()
 @click.option(
@@ -32,3 +35,5 @@ def events(output: str, controller: Address) -> None:
                 click.echo(json.dumps(flat_row(event)))
             else:
                 click.echo(f"{format_moment(event.at)}  {event.kind:<15}  {event.text}")
+                for line in event.log_tail.splitlines()[-_LOG_LINES:]:
+                    click.echo(f"    | {line}")

@@ -182,6 +182,8 @@ class Publish(Action, frozen=True, kw_only=True):
     model: ModelId | None = None
     replica: ReplicaId | None = None
     decision: DecisionId | None = None
+    log_tail: str = ""
+    """The last lines of a worker that died."""
 
 
 AnyAction = RequestPlan | Send | SetTimer | Persist | Announce | Publish

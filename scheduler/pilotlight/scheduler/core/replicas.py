@@ -59,7 +59,7 @@ def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
         case ReplicaState.STOPPED:
             _stopped(turn, replica, status)
         case _:
-            fail(turn, replica, status.error, code=status.error_code)
+            fail(turn, replica, status.error, code=status.error_code, log_tail=status.log_tail)
     return True
 
 
@@ -82,7 +82,7 @@ def apply_summary(turn: Turn, replica: Replica, summary: ReplicaSummary) -> None
         replica.idle_since = max(replica.idle_since or idle_since, idle_since)
 
 
-def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
+def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "", log_tail: str = "") -> None:
     """A replica has ended against our will."""
     # A node lets go of what a failed start holds before it reports the failure: by then it
     # is DRAINING. What was never reported here may have been READY long ago.
@@ -94,7 +94,8 @@ def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "") -> None:
     if is_failed_start:
         back_off(turn, replica, code=code)
     turn.persist(changed(replica), *finished)
-    _publish(turn, replica, "start_failed" if is_failed_start else "replica_failed", replica.error)
+    kind = "start_failed" if is_failed_start else "replica_failed"
+    _publish(turn, replica, kind, replica.error, log_tail=log_tail)
     _forget(turn, replica)
 
 
@@ -279,7 +280,7 @@ def _finished(turn: Turn, replica: Replica) -> tuple[StartFinished, ...]:
     return (finished,)
 
 
-def _publish(turn: Turn, replica: Replica, kind: str, text: str) -> None:
+def _publish(turn: Turn, replica: Replica, kind: str, text: str, *, log_tail: str = "") -> None:
     turn.publish(
         kind,
         text,
@@ -287,4 +288,5 @@ def _publish(turn: Turn, replica: Replica, kind: str, text: str) -> None:
         model=replica.model,
         replica=replica.id,
         decision=replica.decision,
+        log_tail=log_tail,
     )

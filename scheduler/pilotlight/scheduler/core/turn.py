@@ -97,10 +97,17 @@ class Turn:
         model: ModelId | None = None,
         replica: ReplicaId | None = None,
         decision: DecisionId | None = None,
+        log_tail: str = "",
     ) -> None:
         """Tell whoever watches."""
         self.actions.append(
             Publish(
-                kind=kind, text=text, node=node, model=model, replica=replica, decision=decision
+                kind=kind,
+                text=text,
+                node=node,
+                model=model,
+                replica=replica,
+                decision=decision,
+                log_tail=log_tail,
             )
         )

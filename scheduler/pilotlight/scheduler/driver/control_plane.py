@@ -118,6 +118,7 @@ class ControlPlane(control_plane_pb2_grpc.ControlPlaneServicer):
                     replica_id=what.replica or "",
                     decision_id=what.decision or "",
                     text=what.text,
+                    log_tail=what.log_tail,
                 )
 
     async def Generate(

@@ -86,6 +86,8 @@ class Commands:
                 code=ErrorCode.REPLICA_STOPPED,
                 message=f"replica {spec.replica_id!r} was given up before its start came",
             )
+        if spec.adapter and isinstance(found := self._state.copies.find(spec.adapter), Refusal):
+            return found
         if spec.engine not in self._state.engines:
             known = ", ".join(sorted(self._state.engines))
             return Refusal(

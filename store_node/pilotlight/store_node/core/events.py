@@ -9,6 +9,7 @@ from pilotlight.store_node.engines.engine import Emission, Offer
 from pilotlight.store_node.protocol import (
     CancelRequestRequest,
     CancelStartRequest,
+    ChannelId,
     ChecksumState,
     EvictCheckpointRequest,
     FetchCheckpointRequest,
@@ -86,6 +87,14 @@ class CopiesFound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PaceFound:
+    """A disk was measured, or is assumed to be that fast."""
+
+    channel_id: ChannelId
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProgressed:
     """A load has got that far."""
 
@@ -142,6 +151,8 @@ class WorkerDied:
     reason: str
     code: str = ErrorCode.WORKER_DIED
     """Its engine's own word for it, where it had one."""
+    log_tail: str = ""
+    """The last lines that it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +202,9 @@ class TimerFired:
 class ShutdownRequested:
     """The process is to end: everything stops, nothing new begins."""
 
+    grace_seconds: float = 0.0
+    """That running requests may take to finish before they are cut."""
+
 
 Event = (
     CommandReceived
@@ -200,6 +214,7 @@ Event = (
     | StreamOverflowed
     | EpochSeen
     | CopiesFound
+    | PaceFound
     | LoadProgressed
     | LoadSucceeded
     | LoadFailed

@@ -19,6 +19,7 @@ from pilotlight.store_node.core.replicas import Failure, Replica, StartClock, ou
 from pilotlight.store_node.core.residency import Account, Residency
 from pilotlight.store_node.core.serving import Serving
 from pilotlight.store_node.core.state import NodeState
+from pilotlight.store_node.engines.engine import Offer
 from pilotlight.store_node.protocol import (
     CompatibilityKey,
     ReplicaState,
@@ -63,16 +64,18 @@ class Lifecycle:
         if replica is None or replica.state is not ReplicaState.STARTING:
             return
         replica.offer = event.offer
-        replica.compatibility = self._compatibility(replica, event.offer.dtype)
+        replica.compatibility = self._compatibility(replica, event.offer)
         replica.outcome = outcome_of(replica, now=now)
-        replica.idle_since = now
+        replica.idle_since = replica.clock.ready_at = now
         self._state.replicas.move(replica, ReplicaState.READY)
 
     def worker_died(self, replica: Replica, event: WorkerDied, *, now: float) -> None:
         """Note that nothing of a replica's worker is left."""
         replica.is_worker_dead = True
         if replica.teardown_began_at is None and replica.failure is None:
-            replica.failure = Failure(code=event.code, message=event.reason)
+            replica.failure = Failure(
+                code=event.code, message=event.reason, log_tail=event.log_tail
+            )
         self._serving.end_all(replica, self._reason_to_cut(replica), now=now)
 
     def drain(self, replica: Replica, *, grace_seconds: float, now: float) -> None:
@@ -148,12 +151,13 @@ class Lifecycle:
             return Refusal(code=ErrorCode.WORKER_DIED, message=replica.failure.message)
         return Refusal(code=ErrorCode.REPLICA_STOPPED, message="the replica was stopped")
 
-    def _compatibility(self, replica: Replica, dtype: str) -> CompatibilityKey:
+    def _compatibility(self, replica: Replica, offer: Offer) -> CompatibilityKey:
+        version = self._state.engines[replica.spec.engine]
         return CompatibilityKey(
             content=self._state.ledger[replica.spec.reference].content,
             engine=replica.spec.engine,
-            engine_version=self._state.engines[replica.spec.engine],
-            dtype=dtype,
+            engine_version=f"{version} {offer.variant}" if offer.variant else version,
+            dtype=offer.dtype,
             parallelism=len(replica.devices),
         )
 

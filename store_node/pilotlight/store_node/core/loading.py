@@ -19,6 +19,7 @@ class Loading:
 
     def hold(self, copy: CheckpointCopy, replica: Replica, priority: int, *, now: float) -> None:
         """Give a checkpoint to a replica that starts, and load it where it is not there."""
+        self._state.worth.note_use(copy.reference, now=now)
         residency = self._state.ledger.hold(copy, replica.replica_id, now=now)
         if not residency.is_loaded:
             self._state.loads.ensure(copy, priority, now=now)
@@ -33,6 +34,7 @@ class Loading:
                 message=f"DRAM has no room for {copy.reference!r}:"
                 " what fills it is pinned or being loaded",
             )
+        state.worth.note_use(copy.reference, now=now)
         if not residency.is_loaded:
             state.loads.wish_for(copy.reference, priority)
             state.loads.ensure(copy, priority, now=now)
@@ -47,6 +49,9 @@ class Loading:
         reference, digest = load.reference, event.bytes_digest
         residency = state.ledger.complete(reference, bytes_digest=digest, now=now)
         state.loads.forget_wish(reference)
+        state.worth.note_load(
+            reference, bytes_read=event.bytes_read, busy_seconds=event.busy_seconds, now=now
+        )
         state.copies.learn_digest(reference, identity=residency.identity, bytes_digest=digest)
         for replica in state.starting(reference):
             clock = replica.clock

@@ -21,6 +21,7 @@ from pilotlight.store_node.core.events import (
     LoadFailed,
     LoadProgressed,
     LoadSucceeded,
+    PaceFound,
     RequestDeadline,
     RequestReceived,
     ShutdownRequested,
@@ -136,10 +137,12 @@ class NodeCore:
                 self._reply(ticket, self._commands.carry_out(command, now=now))
             case CopiesFound():
                 self._handle_copies(event)
+            case PaceFound(channel_id=channel_id, bytes_per_second=pace):
+                self._state.worth.note_pace(channel_id, pace)
             case EpochSeen(epoch=epoch):
                 self._state.fence.see(epoch)
-            case ShutdownRequested():
-                self._shut_down(now)
+            case ShutdownRequested(grace_seconds=grace_seconds):
+                self._shut_down(grace_seconds, now)
             case _:
                 raise TypeError(f"{event} is no event")
 
@@ -174,8 +177,8 @@ class NodeCore:
             self._loading.copy_changed(reference)
             self._state.emit(ReportCheckpoint(reference=reference))
 
-    def _shut_down(self, now: float) -> None:
+    def _shut_down(self, grace_seconds: float, now: float) -> None:
         self._state.is_stopping = True
         for replica in self._state.replicas:
-            self._lifecycle.drain(replica, grace_seconds=0.0, now=now)
+            self._lifecycle.drain(replica, grace_seconds=grace_seconds, now=now)
         self._loading.stop_all()

@@ -50,6 +50,8 @@ class Failure:
 
     code: str
     message: str
+    log_tail: str = ""
+    """The last lines of its worker, where that died."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class StartClock:
     loaded_at: float | None = None
     prepared_at: float | None = None
     bind_began_at: float | None = None
+    ready_at: float | None = None
     bytes_read: int = 0
     disk_busy_seconds: float = 0.0
     worker_busy_seconds: float = 0.0
@@ -88,6 +91,8 @@ class Replica:
     outcome: StartOutcome | None = None
     idle_since: float = 0.0
     running: set[RequestId] = field(default_factory=set[RequestId])
+    kv_tokens_held: int = 0
+    """Of KV memory, by all that runs: reserved from admission to end, used or not."""
     drain_until: float = 0.0
     """While DRAINING: when what still runs is cut."""
     teardown_began_at: float | None = None
@@ -110,10 +115,15 @@ class Replica:
         wanted = max(1, self.spec.concurrency)
         return min(wanted, self.offer.concurrency) if self.offer else wanted
 
-    def note_prefill(self, prefill_seconds: float) -> None:
-        """Complete the start's outcome with its last phase, from its first request."""
-        if self.outcome is not None:
-            self.outcome = dataclasses.replace(self.outcome, prefill_seconds=prefill_seconds)
+    def note_first_token(self, *, admitted_at: float, now: float) -> bool:
+        """Complete the start's outcome with its last phases; return whether they were missing."""
+        outcome, ready_at = self.outcome, self.clock.ready_at
+        if outcome is None or ready_at is None or outcome.prefill_seconds is not None:
+            return False
+        self.outcome = dataclasses.replace(
+            outcome, handover_seconds=admitted_at - ready_at, prefill_seconds=now - admitted_at
+        )
+        return True
 
 
 class Replicas:

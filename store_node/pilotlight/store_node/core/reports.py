@@ -120,12 +120,11 @@ class Reports:
         ]
         is_open = replica.state is ReplicaState.READY
         kv_tokens = replica.offer.kv_tokens if replica.offer is not None else None
-        used = sum(each.prompt_tokens + each.emitted_tokens for each in requests)
         return ReplicaSummary(
             replica_id=replica.replica_id,
             running=len(requests),
             free_slots=replica.concurrency - len(requests) if is_open else 0,
-            kv_tokens_free=None if kv_tokens is None else max(0, kv_tokens - used),
+            kv_tokens_free=None if kv_tokens is None else kv_tokens - replica.kv_tokens_held,
             idle_seconds=0.0 if requests else max(0.0, now - replica.idle_since),
             requests=tuple(requests),
         )
@@ -144,6 +143,7 @@ def _replica(replica: Replica) -> ReplicaStatus:
         outcome=replica.outcome,
         error_code=failure.code if failure is not None else "",
         error=failure.message if failure is not None else "",
+        log_tail=failure.log_tail if failure is not None else "",
         context_tokens=offer.context_tokens if offer is not None else spec.context_tokens,
         teardown_seconds=replica.teardown_seconds,
         deployment=spec.deployment,

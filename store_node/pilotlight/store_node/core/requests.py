@@ -27,7 +27,10 @@ class RunningAttempt:
     prompt_tokens: int
     next_seq: int
     """Tokens emitted over all attempts."""
+    admitted_at: float
     deadline_at: float
+    kv_tokens: int = 0
+    """That it holds of its replica's KV memory."""
     first_token_at: float | None = None
     tokens_here: int = 0
     """Tokens emitted by this attempt."""
@@ -83,8 +86,8 @@ class Requests:
         while len(self._known) > MOST_KNOWN_REQUESTS:
             self._known.popitem(last=False)
 
-    def add(self, request: GenerateRequest, *, now: float) -> RunningAttempt:
-        """Take an attempt that was admitted."""
+    def add(self, request: GenerateRequest, *, kv_tokens: int, now: float) -> RunningAttempt:
+        """Take an attempt that was admitted with so much KV memory."""
         self.bar(request.request_id, request.attempt)
         running = RunningAttempt(
             request_id=request.request_id,
@@ -92,7 +95,9 @@ class Requests:
             replica_id=request.replica_id,
             prompt_tokens=len(request.prompt_ids),
             next_seq=len(request.emitted_ids),
+            admitted_at=now,
             deadline_at=now + request.deadline_seconds,
+            kv_tokens=kv_tokens,
         )
         self._running[request.request_id] = running
         return running

@@ -38,7 +38,8 @@ from pilotlight.store_node.core.actions import (
 from pilotlight.store_node.core.copies import CheckpointCopy
 from pilotlight.store_node.core.errors import BrokenInvariant
 from pilotlight.store_node.core.eviction import Evictable, Evictor, LruEvictor
-from pilotlight.store_node.protocol import Reference, ReplicaId
+from pilotlight.store_node.core.worth import Worth
+from pilotlight.store_node.protocol import ChannelId, Reference, ReplicaId
 from pilotlight.store_node.protocol.values import content_name
 
 
@@ -78,6 +79,7 @@ class Residency:
     bytes_digest: str = ""
     """Of the chunks, once loaded."""
     n_chunks: int
+    ssd_channel: ChannelId
     account: Account
     last_used: float
     is_loaded: bool = False
@@ -95,10 +97,11 @@ class ChunkLedger:
     """The accounts of the pool, and the rules by which chunks move between them."""
 
     def __init__(
-        self, capacity: Capacity, evictor: Evictor, emit: Callable[[Action], None]
+        self, capacity: Capacity, evictor: Evictor, worth: Worth, emit: Callable[[Action], None]
     ) -> None:
         self._capacity = capacity
         self._evictor = evictor
+        self._worth = worth
         self._emit = emit
         self._residencies: dict[Reference, Residency] = {}
         self._pinned: set[Reference] = set()
@@ -229,6 +232,7 @@ class ChunkLedger:
             content_id=copy.content_id,
             layout_id=copy.layout_id,
             n_chunks=copy.n_chunks,
+            ssd_channel=copy.ssd_channel,
             account=Account.CACHED,
             last_used=now,
         )
@@ -269,16 +273,21 @@ class ChunkLedger:
         """Return all candidates, those that go first in front."""
         if shortage <= 0:
             return []
-        chunk_bytes = self._capacity.chunk_bytes
-        offered = [
-            Evictable(
-                reference=each.reference,
-                size_bytes=each.n_chunks * chunk_bytes,
-                last_used=each.last_used,
-            )
-            for each in candidates.values()
-        ]
-        chosen = self._evictor.choose(offered, needed_bytes=shortage * chunk_bytes, now=now)
+        offered = [self._offer(each, now) for each in candidates.values()]
+        needed_bytes = shortage * self._capacity.chunk_bytes
+        chosen = self._evictor.choose(offered, needed_bytes=needed_bytes, now=now)
         everything = sum(each.size_bytes for each in offered)
         rest = LruEvictor().choose(offered, needed_bytes=everything, now=now)
         return [each for each in dict.fromkeys([*evict, *chosen, *rest]) if each in candidates]
+
+    def _offer(self, residency: Residency, now: float) -> Evictable:
+        reference, size_bytes = residency.reference, residency.n_chunks * self._capacity.chunk_bytes
+        return Evictable(
+            reference=reference,
+            size_bytes=size_bytes,
+            last_used=residency.last_used,
+            load_seconds=self._worth.load_seconds(
+                reference, size_bytes=size_bytes, channel_id=residency.ssd_channel
+            ),
+            uses_per_second=self._worth.uses_per_second(reference, now=now),
+        )

@@ -16,7 +16,7 @@ from pilotlight.store_node.core.events import RequestDeadline, TokensEmitted, Wo
 from pilotlight.store_node.core.replicas import Replica
 from pilotlight.store_node.core.requests import RunningAttempt
 from pilotlight.store_node.core.state import NodeState
-from pilotlight.store_node.engines.engine import Emission, Work
+from pilotlight.store_node.engines.engine import Emission, Work, WorkFailure
 from pilotlight.store_node.protocol import (
     FinishReason,
     GenerateRequest,
@@ -43,8 +43,12 @@ class Serving:
         replica = self._find_replica(request)
         if isinstance(replica, Refusal):
             return replica
-        running = state.requests.add(request, now=now)
+        kv_tokens = _kv_need(replica, request)
+        if refusal := _check_room(replica, kv_tokens):
+            return refusal
+        running = state.requests.add(request, kv_tokens=kv_tokens, now=now)
         replica.running.add(request.request_id)
+        replica.kv_tokens_held += kv_tokens
         key = RequestDeadline(request_id=request.request_id, attempt=request.attempt)
         state.emit(SetTimer(key=key, at=running.deadline_at))
         state.emit(AdmitWork(replica_id=request.replica_id, work=_work_of(request)))
@@ -58,7 +62,9 @@ class Serving:
                 continue
             self._count(running, emission, now)
             self._state.emit(Deliver(emission=emission))
-            if emission.finish_reason is not None:
+            if emission.failure is not None:
+                self._cut(running, _refusal_of(emission.failure), now)
+            elif emission.finish_reason is not None:
                 self._remove(running, now)
 
     def cancel(self, request_id: RequestId, attempt: int, *, now: float) -> None:
@@ -81,7 +87,8 @@ class Serving:
         """End an attempt that the engine does not take."""
         running = self._state.requests.get(event.request_id, event.attempt)
         if running is not None:
-            self._cut(running, Refusal(code=event.code, message=event.message), now)
+            code = self._code_of_rejection(running, event)
+            self._cut(running, Refusal(code=code, message=event.message), now)
 
     def end_all(self, replica: Replica, refusal: Refusal, *, now: float) -> None:
         """End the streams of all that runs on a replica whose worker ends too."""
@@ -139,13 +146,14 @@ class Serving:
                 message=f"replica {request.replica_id!r} would compute other tokens:"
                 f" it is {replica.compatibility}",
             )
-        if len(replica.running) >= replica.concurrency:
-            return Refusal(
-                code=ErrorCode.NO_SLOT,
-                message=f"replica {request.replica_id!r} runs {len(replica.running)} requests"
-                f" of at most {replica.concurrency}",
-            )
         return replica
+
+    def _code_of_rejection(self, running: RunningAttempt, event: WorkRejected) -> ErrorCode:
+        """Say what a full engine lacks: it was only asked as it had a free slot."""
+        offer = self._state.replicas[running.replica_id].offer
+        accounts_for_kv = offer is not None and offer.kv_tokens is not None
+        is_full = event.code is ErrorCode.NO_SLOT
+        return ErrorCode.NO_KV_MEMORY if is_full and accounts_for_kv else event.code
 
     def _count(self, running: RunningAttempt, emission: Emission, now: float) -> None:
         running.next_seq = emission.seq + len(emission.token_ids)
@@ -155,8 +163,7 @@ class Serving:
             return
         running.first_token_at = now
         replica = self._state.replicas[running.replica_id]
-        if replica.outcome is not None and replica.outcome.prefill_seconds is None:
-            replica.note_prefill(emission.prefill_seconds)
+        if replica.note_first_token(admitted_at=running.admitted_at, now=now):
             self._state.emit(ReportReplica(replica_id=replica.replica_id))
 
     def _cancel_work(self, running: RunningAttempt) -> None:
@@ -172,11 +179,51 @@ class Serving:
         self._state.requests.remove(running)
         replica = self._state.replicas[running.replica_id]
         replica.running.remove(running.request_id)
+        replica.kv_tokens_held -= running.kv_tokens
         replica.idle_since = now
         key = RequestDeadline(request_id=running.request_id, attempt=running.attempt)
         self._state.emit(ClearTimer(key=key))
         if not replica.running:
             self._state.emit(ReportIdle())
+
+
+def _kv_need(replica: Replica, request: GenerateRequest) -> int:
+    """Return the KV memory that a request is to hold; 0 where nobody accounts for it."""
+    offer = replica.offer
+    if offer is None or offer.kv_tokens is None:
+        return 0
+    return offer.kv_need(len(request.prompt_ids), request.sampling.max_tokens)
+
+
+def _check_room(replica: Replica, kv_tokens: int) -> Refusal | None:
+    """Return what a replica lacks for one more request with so much KV memory."""
+    limit = replica.offer.kv_tokens if replica.offer is not None else None
+    if limit is not None and kv_tokens > limit:
+        return Refusal(
+            code=ErrorCode.CONTEXT_EXCEEDED,
+            message=f"prompt and answer may come to {kv_tokens} tokens; replica"
+            f" {replica.replica_id!r} has KV memory for {limit}",
+        )
+    if len(replica.running) >= replica.concurrency:
+        return Refusal(
+            code=ErrorCode.NO_SLOT,
+            message=f"replica {replica.replica_id!r} runs {len(replica.running)} requests"
+            f" of at most {replica.concurrency}",
+        )
+    if limit is not None and replica.kv_tokens_held + kv_tokens > limit:
+        return Refusal(
+            code=ErrorCode.NO_KV_MEMORY,
+            message=f"prompt and answer may come to {kv_tokens} tokens; of the {limit} of replica"
+            f" {replica.replica_id!r} others hold {replica.kv_tokens_held}",
+        )
+    return None
+
+
+def _refusal_of(failure: WorkFailure) -> Refusal:
+    """Return what the reader of an attempt is told that its engine gave up."""
+    is_known = failure.code == ErrorCode.INVALID_LOGITS
+    code = ErrorCode.INVALID_LOGITS if is_known else ErrorCode.ENGINE_FAILED
+    return Refusal(code=code, message=failure.message)
 
 
 def _work_of(request: GenerateRequest) -> Work:

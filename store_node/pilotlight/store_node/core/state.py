@@ -14,6 +14,7 @@ from pilotlight.store_node.core.loads import LoadRecord, Loads
 from pilotlight.store_node.core.replicas import Replica, Replicas
 from pilotlight.store_node.core.requests import Requests
 from pilotlight.store_node.core.residency import Capacity, ChunkLedger
+from pilotlight.store_node.core.worth import Worth
 from pilotlight.store_node.protocol import Incarnation, Reference, ReplicaState
 
 
@@ -35,7 +36,8 @@ class NodeState:
         self.fence = Fence(incarnation)
         self.copies = Copies()
         self.leases = DeviceLeases(capacity.n_devices)
-        self.ledger = ChunkLedger(capacity, evictor, self.emit)
+        self.worth = Worth()
+        self.ledger = ChunkLedger(capacity, evictor, self.worth, self.emit)
         self.loads = Loads(self.emit)
         self.replicas = Replicas(self.emit)
         self.requests = Requests()
@@ -93,3 +95,16 @@ class NodeState:
         }
         if running != claimed:
             raise BrokenInvariant(f"requests run as {running}, replicas say {claimed}")
+        for replica in self.replicas:
+            self._check_kv(replica)
+
+    def _check_kv(self, replica: Replica) -> None:
+        held = sum(
+            each.kv_tokens for each in self.requests if each.replica_id == replica.replica_id
+        )
+        limit = replica.offer.kv_tokens if replica.offer is not None else None
+        if held != replica.kv_tokens_held or (limit is not None and held > limit):
+            raise BrokenInvariant(
+                f"{replica.replica_id} says that {replica.kv_tokens_held} tokens of {limit} are"
+                f" held, its requests hold {held}"
+            )

@@ -42,6 +42,8 @@ class ErrorCode(enum.StrEnum):
 
     NOT_READY = "not_ready"
     NO_SLOT = "no_slot"
+    NO_KV_MEMORY = "no_kv_memory"
+    """The tokens that a request may come to don't fit beside those of the others."""
     INCOMPATIBLE = "incompatible"
     STALE_ATTEMPT = "stale_attempt"
     """The node knows of that attempt, or of a higher one."""
@@ -49,6 +51,10 @@ class ErrorCode(enum.StrEnum):
     """A higher attempt of the running request was admitted."""
     CONTEXT_EXCEEDED = "context_exceeded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    INVALID_LOGITS = "invalid_logits"
+    """The model computed what no token can be chosen from."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine gave one request up, while others go on."""
     SLOW_CLIENT = "slow_client"
     """More tokens wait for the reader of a stream than may."""
 

@@ -447,6 +447,26 @@ class Sampling(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LogitBiasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
@@ -454,6 +474,10 @@ class Sampling(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 = greedy."""
     top_p: _builtins.float
@@ -464,9 +488,21 @@ class Sampling(_message.Message):
     """Most tokens to emit over all attempts."""
     logprobs: _builtins.int
     """How many alternatives to report with each token; unset = no log probabilities."""
+    presence_penalty: _builtins.float
+    """Taken from the logit of every token that was emitted before; -2 to 2."""
+    frequency_penalty: _builtins.float
+    """Taken from the logit of a token for each time it was emitted before; -2 to 2."""
+    repetition_penalty: _builtins.float
+    """Divides positive logits, and multiplies negative ones, of tokens that prompt or
+    text hold already; 0 and 1 = off.
+    """
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end the text; the id itself is emitted last."""
+
+    @_builtins.property
+    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """Added to the logits of these ids; -100 to 100."""
 
     def __init__(
         self,
@@ -478,10 +514,14 @@ class Sampling(_message.Message):
         max_tokens: _builtins.int = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _builtins.int | None = ...,
+        presence_penalty: _builtins.float = ...,
+        frequency_penalty: _builtins.float = ...,
+        repetition_penalty: _builtins.float = ...,
+        logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
@@ -913,6 +953,7 @@ class StartOutcome(_message.Message):
     CHECKSUM_FIELD_NUMBER: _builtins.int
     BOTTLENECK_FIELD_NUMBER: _builtins.int
     COPIED_BYTES_FIELD_NUMBER: _builtins.int
+    HANDOVER_SECONDS_FIELD_NUMBER: _builtins.int
     tier: Global___Tier.ValueType
     bytes_read: _builtins.int
     queue_seconds: _builtins.float
@@ -922,7 +963,7 @@ class StartOutcome(_message.Message):
     """What was left to wait for the worker after the transfer."""
     bind_seconds: _builtins.float
     prefill_seconds: _builtins.float
-    """Of the first request; unset until it ran."""
+    """Of the first request, from its admission to its first token; unset until it ran."""
     disk_busy_seconds: _builtins.float
     """Raw busy times, which overlap. Of the disk 0 = not known: the load was interrupted by another,
     or read through the page cache.
@@ -933,6 +974,10 @@ class StartOutcome(_message.Message):
     """The load's own statement of what held it."""
     copied_bytes: _builtins.int
     """Bytes that had to be copied because they were not aligned or changed dtype."""
+    handover_seconds: _builtins.float
+    """From READY to the admission of the first request, which for a start that somebody waits
+    for is the way of the news to the router and of the request back; unset until it ran.
+    """
     def __init__(
         self,
         *,
@@ -948,13 +993,19 @@ class StartOutcome(_message.Message):
         checksum: Global___ChecksumState.ValueType = ...,
         bottleneck: _builtins.str = ...,
         copied_bytes: _builtins.int = ...,
+        handover_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds", "prefill_seconds", b"prefill_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds", "_prefill_seconds", b"_prefill_seconds", "handover_seconds", b"handover_seconds", "prefill_seconds", b"prefill_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds", "bind_seconds", b"bind_seconds", "bottleneck", b"bottleneck", "bytes_read", b"bytes_read", "checksum", b"checksum", "copied_bytes", b"copied_bytes", "disk_busy_seconds", b"disk_busy_seconds", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "tier", b"tier", "transfer_seconds", b"transfer_seconds", "worker_busy_seconds", b"worker_busy_seconds", "worker_seconds", b"worker_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds", "_prefill_seconds", b"_prefill_seconds", "bind_seconds", b"bind_seconds", "bottleneck", b"bottleneck", "bytes_read", b"bytes_read", "checksum", b"checksum", "copied_bytes", b"copied_bytes", "disk_busy_seconds", b"disk_busy_seconds", "handover_seconds", b"handover_seconds", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "tier", b"tier", "transfer_seconds", b"transfer_seconds", "worker_busy_seconds", b"worker_busy_seconds", "worker_seconds", b"worker_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__handover_seconds: _TypeAlias = _typing.Literal["handover_seconds"]  # noqa: Y015
+    _WhichOneofArgType__handover_seconds: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds"]  # noqa: Y015
     _WhichOneofReturnType__prefill_seconds: _TypeAlias = _typing.Literal["prefill_seconds"]  # noqa: Y015
     _WhichOneofArgType__prefill_seconds: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__handover_seconds) -> _WhichOneofReturnType__handover_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill_seconds) -> _WhichOneofReturnType__prefill_seconds | None: ...
 
 Global___StartOutcome: _TypeAlias = StartOutcome  # noqa: Y015
@@ -976,6 +1027,7 @@ class ReplicaStatus(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     TEARDOWN_SECONDS_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    LOG_TAIL_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     model: _builtins.str
     reference: _builtins.str
@@ -990,6 +1042,8 @@ class ReplicaStatus(_message.Message):
     """Seconds that stopping took, of which devices were held; set once STOPPED."""
     deployment: _builtins.str
     """As its spec said."""
+    log_tail: _builtins.str
+    """The last lines that its worker wrote, where that died without being told to; at most 4 KiB."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Indices of the leased devices."""
@@ -1016,10 +1070,11 @@ class ReplicaStatus(_message.Message):
         context_tokens: _builtins.int = ...,
         teardown_seconds: _builtins.float = ...,
         deployment: _builtins.str = ...,
+        log_tail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "concurrency", b"concurrency", "context_tokens", b"context_tokens", "deployment", b"deployment", "devices", b"devices", "error", b"error", "error_code", b"error_code", "model", b"model", "outcome", b"outcome", "reference", b"reference", "replica_id", b"replica_id", "state", b"state", "teardown_seconds", b"teardown_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "concurrency", b"concurrency", "context_tokens", b"context_tokens", "deployment", b"deployment", "devices", b"devices", "error", b"error", "error_code", b"error_code", "log_tail", b"log_tail", "model", b"model", "outcome", b"outcome", "reference", b"reference", "replica_id", b"replica_id", "state", b"state", "teardown_seconds", b"teardown_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

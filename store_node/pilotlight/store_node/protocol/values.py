@@ -94,6 +94,11 @@ class ReplicaSpec:
     context_tokens: int = 0
     deployment: str = ""
 
+    @property
+    def adapter(self) -> Reference:
+        """What the engine option of that name says: small weights that go with these."""
+        return Reference(self.engine_options.get("adapter", ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartReplicaRequest:
@@ -148,6 +153,10 @@ class Sampling:
     max_tokens: int = 16
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +298,7 @@ class StartOutcome:
     checksum: ChecksumState | None = None
     bottleneck: str = ""
     copied_bytes: int = 0
+    handover_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +316,7 @@ class ReplicaStatus:
     context_tokens: int = 0
     teardown_seconds: float = 0.0
     deployment: str = ""
+    log_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

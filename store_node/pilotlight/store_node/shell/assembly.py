@@ -75,12 +75,11 @@ def _roots(settings: NodeSettings, home: Path) -> tuple[Path, ...]:
 def _workers(
     settings: NodeSettings, sizes: Sizes, own: NodeHome, catalogue: Catalogue, engines: Engines
 ) -> WorkerPool:
-    # Workers are made ready for the model types that there are.
-    architectures = {copy.architecture for copy in catalogue.copies()} - {""}
     return WorkerPool(
         engines=engines.targets,
         threads=sizes.threads,
-        architectures=sorted(architectures),
+        checkpoints=catalogue.usable_directories(),
         log_directory=own.path / "workers",
         warm=settings.warm_workers,
+        memory_bytes=settings.worker_memory_bytes,
     )

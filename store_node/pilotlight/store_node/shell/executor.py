@@ -47,6 +47,7 @@ from pilotlight.store_node.protocol import (
     CancelRequestRequest,
     CancelStartRequest,
     GenerateRequest,
+    ReplicaState,
     RequestId,
     StopReplicaRequest,
 )
@@ -183,7 +184,12 @@ class Executor:
     def _take_worker(self, action: TakeWorker) -> None:
         copy = self._core.reports.copy(action.spec.reference)
         assert copy is not None
-        self._workforce.take(action.spec, Path(copy.path))
+        adapter = self._core.reports.copy(action.spec.adapter)
+        self._workforce.take(
+            action.spec,
+            Path(copy.path),
+            adapter=Path(adapter.path) if adapter is not None else None,
+        )
 
     def _bind_worker(self, action: BindWorker) -> None:
         layout = self._arena.layout(action.reference)
@@ -206,7 +212,10 @@ class Executor:
 
     def _report_replica(self, action: ReportReplica) -> None:
         self._changes.note_replica(action.replica_id)
-        self._journal.note(self._core.reports.replica(action.replica_id))
+        status = self._core.reports.replica(action.replica_id)
+        self._journal.note(status)
+        if status is not None and status.state is not ReplicaState.STARTING:
+            self._workforce.start_ended(action.replica_id)
 
     def _overflow(self, key: _StreamKey) -> None:
         self._inbox.post(StreamOverflowed(request_id=key[0], attempt=key[1]))

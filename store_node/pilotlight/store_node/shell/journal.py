@@ -53,7 +53,8 @@ class Journal:
             bound.info("replica ready", tier=status.outcome.tier, **_phases(status.outcome))
         elif status.state is ReplicaState.FAILED:
             self._metrics.count_failure(status.error_code)
-            bound.warning("replica failed", code=status.error_code, reason=status.error)
+            told = {"log_tail": status.log_tail} if status.log_tail else {}
+            bound.warning("replica failed", code=status.error_code, reason=status.error, **told)
         elif status.state is ReplicaState.STOPPED:
             bound.info("replica stopped", teardown_seconds=round(status.teardown_seconds, 4))
 

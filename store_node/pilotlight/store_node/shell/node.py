@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from pilotlight.process.ports import Address, parse_address
+from pilotlight.process.ports import parse_address
 from pilotlight.store_node.core import Evictor, NodeCore
 from pilotlight.store_node.core.events import EpochSeen, ShutdownRequested
 from pilotlight.store_node.doors.changes import Changes
@@ -17,7 +17,6 @@ from pilotlight.store_node.doors.reporter import NodeFacts, Reporter
 from pilotlight.store_node.doors.rpc_server import RpcServer
 from pilotlight.store_node.doors.service import StoreNodeService
 from pilotlight.store_node.doors.session import Session, Voice
-from pilotlight.store_node.errors import InvalidSettings
 from pilotlight.store_node.protocol import Incarnation, NodeId, NodeReport, ReplicaId
 from pilotlight.store_node.settings import NodeSettings
 from pilotlight.store_node.shell.arena import PROGRESS_PERIOD_SECONDS, Arena
@@ -26,6 +25,7 @@ from pilotlight.store_node.shell.executor import Executor
 from pilotlight.store_node.shell.identity import NodeHome, new_incarnation
 from pilotlight.store_node.shell.inbox import Inbox
 from pilotlight.store_node.shell.journal import Journal
+from pilotlight.store_node.shell.listening import listen_address
 from pilotlight.store_node.shell.machine import Machine
 from pilotlight.store_node.shell.metrics import Metrics
 from pilotlight.store_node.shell.plugins import Engines
@@ -36,15 +36,13 @@ from pilotlight.store_node.storage.scanner import Scanner
 from pilotlight.store_node.workers import WorkerPool
 
 IDLE_SECONDS = 5.0
-"""How long a node that stops waits for its workers and loads to end."""
+"""How long a node that stops waits for its workers and loads to end, requests having ended."""
 LAST_WORD_SECONDS = 0.5
 """How long it then waits for the controller to be told."""
 CALLS_SECONDS = 1.0
 """How long it then waits for calls to end."""
 
 METRICS_PERIOD_SECONDS = 1.0
-
-_WILDCARDS = ("0.0.0.0", "::")
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +73,7 @@ class StoreNode:
         """
         self._settings = settings
         self._parts = parts
-        self._listen = _listen_address(settings)
+        self._listen = listen_address(settings)
         self._incarnation = new_incarnation()
         self._tasks = asyncio.TaskGroup()
         self._tasks_run = asyncio.Event()
@@ -101,7 +99,11 @@ class StoreNode:
             post=self._inbox.post,
         )
         self._workforce = Workforce(
-            parts.workers, threads=parts.threads, tasks=self._tasks, post=self._inbox.post
+            parts.workers,
+            threads=parts.threads,
+            allow_custom_code=settings.allow_custom_code,
+            tasks=self._tasks,
+            post=self._inbox.post,
         )
         self._executor = Executor(
             self._core,
@@ -117,6 +119,7 @@ class StoreNode:
             reporter=self._reporter,
             changes=self._changes,
             post=self._inbox.post,
+            on_found=parts.workers.learn,
         )
         self._session = self._make_session()
         self._server = RpcServer(self._make_service())
@@ -238,9 +241,10 @@ class StoreNode:
         await self._server.say_stopping()
         if self.failed.done():
             return
+        grace_seconds = self._settings.stop_grace_seconds
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                self._inbox.post(ShutdownRequested())
+            async with asyncio.timeout(grace_seconds + IDLE_SECONDS):
+                self._inbox.post(ShutdownRequested(grace_seconds=grace_seconds))
                 await self._executor.wait_idle()
             if self._session is not None:
                 async with asyncio.timeout(LAST_WORD_SECONDS):
@@ -283,15 +287,3 @@ class StoreNode:
             see_epoch=lambda epoch: self._inbox.post(EpochSeen(epoch=epoch)),
         )
         return Session(str(parse_address(self._settings.controller)), voice, self._changes)
-
-
-def _listen_address(settings: NodeSettings) -> Address:
-    address = parse_address(settings.listen)
-    if address.host in _WILDCARDS and not settings.advertise:
-        raise InvalidSettings(
-            f"a node that listens on {address.host} needs advertise:"
-            " HOST:PORT at which the controller and gateways reach it"
-        )
-    if settings.advertise:
-        parse_address(settings.advertise)
-    return address

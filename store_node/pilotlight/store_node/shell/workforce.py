@@ -11,7 +11,7 @@ from pilotlight.store_node.core import events
 from pilotlight.store_node.engines.engine import Emission, EngineSetup, Work, WorkRefused
 from pilotlight.store_node.errors import EngineFailed, WorkerDied
 from pilotlight.store_node.protocol import ReplicaId, ReplicaSpec, RequestId
-from pilotlight.store_node.protocol.refusals import ErrorCode
+from pilotlight.store_node.protocol.refusals import ENGINE_CODES, ErrorCode
 from pilotlight.store_node.workers import Worker, WorkerDeath, WorkerPool
 
 # The worker ends, and its death says why.
@@ -27,11 +27,13 @@ class Workforce:
         pool: WorkerPool,
         *,
         threads: int,
+        allow_custom_code: bool,
         tasks: asyncio.TaskGroup,
         post: Callable[[events.Event], None],
     ) -> None:
         self._pool = pool
         self._threads = threads
+        self._allow_custom_code = allow_custom_code
         self._tasks = tasks
         self._post = post
         self._workers: dict[ReplicaId, Worker] = {}
@@ -41,7 +43,7 @@ class Workforce:
         worker = self._workers.get(replica_id)
         return worker.pid if worker is not None else None
 
-    def take(self, spec: ReplicaSpec, directory: Path) -> None:
+    def take(self, spec: ReplicaSpec, directory: Path, *, adapter: Path | None) -> None:
         """Give a replica a worker and prepare it."""
         replica_id = spec.replica_id
         worker = self._pool.take(spec.engine)
@@ -53,8 +55,20 @@ class Workforce:
         worker.on_emissions = on_emissions
         worker.on_death = lambda death: self._note_death(replica_id, death)
         threads = self._threads * spec.devices
-        setup = EngineSetup(spec=spec, directory=directory, threads=threads)
+        setup = EngineSetup(
+            spec=spec,
+            directory=directory,
+            threads=threads,
+            adapter=adapter,
+            allow_custom_code=self._allow_custom_code,
+        )
         self._tasks.create_task(self._prepare(replica_id, worker, setup))
+
+    def start_ended(self, replica_id: ReplicaId) -> None:
+        """Note that a replica is ready, or will never be."""
+        worker = self._workers.get(replica_id)
+        if worker is not None:
+            self._pool.start_ended(worker)
 
     def bind(self, replica_id: ReplicaId, fd: int, layout: WeightLayout) -> None:
         """Have a replica's worker attach its weights."""
@@ -114,6 +128,14 @@ class Workforce:
             return
 
     def _note_death(self, replica_id: ReplicaId, death: WorkerDeath) -> None:
-        del self._workers[replica_id]
+        self._pool.start_ended(self._workers.pop(replica_id))
         code = death.code or ErrorCode.WORKER_DIED
-        self._post(events.WorkerDied(replica_id=replica_id, reason=death.reason, code=code))
+        self._post(
+            events.WorkerDied(
+                replica_id=replica_id,
+                reason=death.reason,
+                code=code,
+                # What an engine can't run is said in a line; where that was found helps nobody.
+                log_tail="" if code in ENGINE_CODES else death.log_tail,
+            )
+        )

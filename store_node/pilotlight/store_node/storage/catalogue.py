@@ -65,6 +65,10 @@ class Catalogue:
         """Return what the last scan found."""
         return tuple(each.copy for each in self._found.values())
 
+    def usable_directories(self) -> tuple[Path, ...]:
+        """Return where the checkpoints lie that the last scan found no problem with."""
+        return tuple(Path(copy.path) for copy in self.copies() if not copy.problem)
+
     def find(self, reference: Reference) -> Found | None:
         """Return one checkpoint as the last scan saw it."""
         return self._found.get(reference)

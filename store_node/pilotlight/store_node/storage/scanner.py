@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
-from pilotlight.store_node.core.events import CopiesFound, Event
+from pilotlight.store_node.core.events import CopiesFound, Event, PaceFound
 from pilotlight.store_node.doors.changes import Changes
 from pilotlight.store_node.doors.reporter import Reporter
 from pilotlight.store_node.protocol import Channel, ChannelId
@@ -28,12 +29,14 @@ class Scanner:
         reporter: Reporter,
         changes: Changes,
         post: Callable[[Event], None],
+        on_found: Callable[[Sequence[Path]], None],
     ) -> None:
         self._catalogue = catalogue
         self._probe = probe
         self._reporter = reporter
         self._changes = changes
         self._post = post
+        self._on_found = on_found
         self._scanning = asyncio.Lock()
         self._known: set[ChannelId] = set()
         self._probed: set[ChannelId] = set()
@@ -42,6 +45,7 @@ class Scanner:
         """Tell the core what the last scan found."""
         copies = self._catalogue.copies()
         self._post(CopiesFound(copies=copies))
+        self._on_found(self._catalogue.usable_directories())
         disks = {copy.ssd_channel for copy in copies if copy.ssd_channel}
         for channel_id in sorted(disks - self._known):
             self._known.add(channel_id)
@@ -100,3 +104,6 @@ class Scanner:
     def _tell(self, channel: Channel) -> None:
         self._reporter.note_channel(channel)
         self._changes.note_channel(channel)
+        self._post(
+            PaceFound(channel_id=channel.channel_id, bytes_per_second=channel.bytes_per_second)
+        )

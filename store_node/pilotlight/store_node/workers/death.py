@@ -32,6 +32,8 @@ class WorkerDeath:
             return self.message
         if self.signal is not None:
             how = f"was killed by {_signal_name(self.signal)}"
+            if self.signal == signal.SIGKILL:
+                how += ", perhaps by the kernel for want of memory"
         elif self.exit_code is not None:
             how = f"ended with exit code {self.exit_code}"
         else:

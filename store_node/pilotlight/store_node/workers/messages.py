@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pilotlight.native_loader import WeightLayout
-from pilotlight.store_node.engines.engine import Emission, Offer, Work
+from pilotlight.store_node.engines.engine import Emission, Extension, Offer, Work
 from pilotlight.store_node.protocol.values import ReplicaSpec, RequestId
 
 
@@ -18,7 +18,14 @@ class Preload(Message, frozen=True):
 
     target: str
     """"module:class"."""
-    architectures: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    """Directories."""
+
+
+class Learn(Message, frozen=True):
+    """To a zygote: make ready for these checkpoints too. Not answered."""
+
+    checkpoints: tuple[str, ...]
 
 
 class Preloaded(Message, frozen=True):
@@ -68,6 +75,8 @@ class Prepare(Message, frozen=True):
     spec: ReplicaSpec
     directory: str
     threads: int
+    adapter: str | None
+    allow_custom_code: bool
 
 
 class Prepared(Message, frozen=True):
@@ -99,14 +108,21 @@ class Admit(Message, frozen=True):
     work: Work
 
 
+class Extend(Message, frozen=True):
+    """To a worker: more tokens of a held attempt. Answered by Admitted or Refused."""
+
+    call: int
+    extension: Extension
+
+
 class Admitted(Message, frozen=True):
-    """From a worker: its engine has taken the attempt."""
+    """From a worker: its engine has taken the attempt, or its extension."""
 
     call: int
 
 
 class Refused(Message, frozen=True):
-    """From a worker: its engine has not taken the attempt."""
+    """From a worker: its engine has not taken the attempt, or its extension."""
 
     call: int
     code: str
@@ -132,7 +148,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-ToZygote = Preload | Fork
+ToZygote = Preload | Learn | Fork
 FromZygote = Preloaded | Forked | ForkFailed | Exited | Failed
-ToWorker = Prepare | Bind | Admit | Cancel
+ToWorker = Prepare | Bind | Admit | Extend | Cancel
 FromWorker = Warm | Prepared | Bound | Admitted | Refused | Emitted | Failed

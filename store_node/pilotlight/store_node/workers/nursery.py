@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from pilotlight.store_node.workers import messages
 from pilotlight.store_node.workers.death import log_tail
+from pilotlight.store_node.workers.isolation import NO_LIMIT
 from pilotlight.store_node.workers.link import Link
+from pilotlight.store_node.workers.log_files import LogFiles
 from pilotlight.store_node.workers.worker import Worker
 
 # A zygote that can't live is started again this much later, twice that, and so on.
@@ -27,9 +28,6 @@ _END_SECONDS = 2.0
 
 # A fork takes milliseconds; one that takes as long as this never ends.
 _FORK_SECONDS = 30.0
-
-# Logs of workers that have failed, to be looked at; more of them say the same.
-_KEPT_LOGS = 20
 
 _log = structlog.get_logger()
 
@@ -52,16 +50,18 @@ class Nursery:
         engine: str,
         target: str,
         *,
-        architectures: Sequence[str],
+        checkpoints: Sequence[Path],
         environment: Mapping[str, str],
         log_directory: Path,
+        memory_bytes: int | None,
         on_ready: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._target = target
-        self._architectures = tuple(architectures)
+        self._checkpoints = list(checkpoints)
         self._environment = dict(environment)
-        self._log_directory = log_directory
+        self._logs = LogFiles(log_directory, engine)
+        self._memory_bytes = memory_bytes
         self._on_ready = on_ready
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,7 +81,7 @@ class Nursery:
     def start(self) -> None:
         """Start a zygote; it is of use when `on_ready` is called."""
         ours, theirs = socket.socketpair()
-        with theirs, self._log_path("zygote").open("ab") as log:
+        with theirs, self._logs.path("zygote").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -90,6 +90,7 @@ class Nursery:
                     "pilotlight.store_node.workers.zygote",
                     str(os.getpid()),
                     str(theirs.fileno()),
+                    str(self._memory_bytes or NO_LIMIT),
                     self._engine,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -104,7 +105,15 @@ class Nursery:
         self._link = Link[messages.FromZygote](
             ours, messages.FromZygote, on_message=self._receive, on_closed=self._kill_zygote
         )
-        self._link.send(messages.Preload(target=self._target, architectures=self._architectures))
+        self._link.send(
+            messages.Preload(target=self._target, checkpoints=_names(self._checkpoints))
+        )
+
+    def learn(self, checkpoints: Sequence[Path]) -> None:
+        """Have the zygote, and those that may follow it, make ready for more checkpoints."""
+        self._checkpoints += checkpoints
+        if self._link is not None:
+            self._link.send(messages.Learn(checkpoints=_names(checkpoints)))
 
     @property
     def zygote_pid(self) -> int | None:
@@ -113,13 +122,13 @@ class Nursery:
 
     def spawn(self) -> Worker:
         """Return a new worker, whose process follows."""
-        self._remove_old_logs()
+        self._logs.remove_old(used=self._alive.keys() | self._waiting.keys())
         self._n_workers += 1
         ours, theirs = socket.socketpair()
         worker = Worker(
             f"{self._engine}-{self._n_workers}",
             ours,
-            log_path=self._log_path(str(self._n_workers)),
+            log_path=self._logs.path(str(self._n_workers)),
             on_withdraw=self._withdraw,
         )
         self._waiting[worker.worker_id] = (worker, theirs)
@@ -154,24 +163,6 @@ class Nursery:
         except TimeoutError:
             self._kill_zygote()
             await self._ended.wait()
-
-    def _log_path(self, name: str) -> Path:
-        return self._log_directory / f"{self._engine}-{name}.log"
-
-    def _remove_old_logs(self) -> None:
-        """Keep the last logs of workers that have ended, those of an earlier node among them."""
-        prefix = f"{self._engine}-"
-        left = [
-            path
-            for path in self._log_directory.glob(f"{prefix}*.log")
-            if path.stem.removeprefix(prefix).isdecimal()
-            and path.stem not in self._alive
-            and path.stem not in self._waiting
-        ]
-        # What can't be removed does no harm.
-        with suppress(OSError):
-            for path in sorted(left, key=lambda path: path.lstat().st_mtime)[:-_KEPT_LOGS]:
-                path.unlink(missing_ok=True)
 
     def _fork_waiting(self) -> None:
         assert self._link is not None
@@ -254,7 +245,7 @@ class Nursery:
             exit_code=exit_code,
             was_ready=was_ready,
             reason=self._failed.message if self._failed is not None else "",
-            log_tail=log_tail(self._log_path("zygote")),
+            log_tail=log_tail(self._logs.path("zygote")),
             restart_seconds=self._delay_seconds,
         )
         self._start_later()
@@ -285,6 +276,10 @@ class Nursery:
         except OSError as error:
             _log.error("zygote can't be started", engine=self._engine, reason=str(error))
             self._start_later()
+
+
+def _names(directories: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(str(directory) for directory in directories)
 
 
 async def _wait_dead(workers: Sequence[Worker]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import textwrap
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from pilotlight.native_loader import AttachedWeights
-from pilotlight.store_node.engines.engine import Engine, EngineSetup, Work, WorkRefused
+from pilotlight.store_node.engines.engine import Engine, EngineSetup, WorkRefused
 from pilotlight.store_node.errors import EngineFault, NodeGone
 from pilotlight.store_node.workers.channel import Channel
+from pilotlight.store_node.workers.isolation import exempt_mapping, lift_memory_limit
 from pilotlight.store_node.workers.messages import (
     Admit,
     Admitted,
@@ -22,6 +24,7 @@ from pilotlight.store_node.workers.messages import (
     Bound,
     Cancel,
     Emitted,
+    Extend,
     Failed,
     Prepare,
     Prepared,
@@ -31,6 +34,8 @@ from pilotlight.store_node.workers.messages import (
 )
 
 T = TypeVar("T")
+
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 
 class Session:
@@ -69,29 +74,34 @@ class Session:
                     spec=command.spec,
                     directory=Path(command.directory),
                     threads=command.threads,
+                    adapter=None if command.adapter is None else Path(command.adapter),
+                    allow_custom_code=command.allow_custom_code,
                 )
                 _, seconds = _timed(lambda: self._engine.prepare(setup))
                 self._channel.send(Prepared(call=command.call, seconds=seconds))
             case Bind():
                 self._bind(command)
             case Admit():
-                self._admit(command.call, command.work)
+                self._offer(command.call, lambda: self._engine.admit(command.work))
+            case Extend():
+                self._offer(command.call, lambda: self._engine.extend(command.extension))
             case Cancel():
                 self._engine.cancel(command.request_id)
 
     def _bind(self, command: Bind) -> None:
         arena = self._channel.take_descriptor()
+        layout = command.layout
+        # Mapped, and of this process's own memory nothing.
+        exempt_mapping(sum(len(file.chunks) for file in layout.files) * layout.chunk_bytes)
         try:
-            offer, seconds = _timed(
-                lambda: self._engine.bind(AttachedWeights(arena, command.layout))
-            )
+            offer, seconds = _timed(lambda: self._engine.bind(AttachedWeights(arena, layout)))
         finally:
             os.close(arena)
         self._channel.send(Bound(call=command.call, offer=offer, seconds=seconds))
 
-    def _admit(self, call: int, work: Work) -> None:
+    def _offer(self, call: int, give: Callable[[], None]) -> None:
         try:
-            self._engine.admit(work)
+            give()
         except WorkRefused as refusal:
             self._channel.send(Refused(call=call, code=refusal.code, message=str(refusal)))
             return
@@ -106,6 +116,8 @@ def run_worker(connection: socket.socket, engine: type[Engine]) -> int:
     except NodeGone:
         return 0
     except Exception as error:  # The outermost loop: whatever it is ends this worker alone.
+        # What is left to do may need a byte, too.
+        lift_memory_limit()
         traceback.print_exc()
         try:
             channel.send(failure(error))
@@ -121,6 +133,9 @@ def failure(error: BaseException) -> Failed:
         case EngineFault():
             code = error.code
         case MemoryError():
+            code = "out_of_memory"
+        # Torch raises no class of its own where the processor's memory is short.
+        case RuntimeError() if _NO_MEMORY.search(str(error)):
             code = "out_of_memory"
         case _:
             code = "engine_failed"

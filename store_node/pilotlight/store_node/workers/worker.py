@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.native_loader import WeightLayout
-from pilotlight.store_node.engines.engine import Emission, EngineSetup, Offer, Work, WorkRefused
+from pilotlight.store_node.engines.engine import (
+    Emission,
+    EngineSetup,
+    Extension,
+    Offer,
+    Work,
+    WorkRefused,
+)
 from pilotlight.store_node.errors import BrokenFrame, EngineFailed, WorkerDied
 from pilotlight.store_node.protocol.values import RequestId
 from pilotlight.store_node.workers import messages
@@ -89,6 +96,8 @@ class Worker:
                 spec=setup.spec,
                 directory=str(setup.directory),
                 threads=setup.threads,
+                adapter=None if setup.adapter is None else str(setup.adapter),
+                allow_custom_code=setup.allow_custom_code,
             )
         )
         return answer.seconds
@@ -106,9 +115,15 @@ class Worker:
         Raises:
             WorkRefused: the engine does not take it.
         """
-        answer = await self._call(lambda call: messages.Admit(call=call, work=work))
-        if isinstance(answer, messages.Refused):
-            raise WorkRefused(answer.code, answer.message)
+        await self._offer(lambda call: messages.Admit(call=call, work=work))
+
+    async def extend(self, extension: Extension) -> None:
+        """Have the engine take more tokens of a held attempt.
+
+        Raises:
+            WorkRefused: the engine does not take them.
+        """
+        await self._offer(lambda call: messages.Extend(call=call, extension=extension))
 
     def cancel(self, request_id: RequestId) -> None:
         """Have the engine forget a request; tokens that are on their way may still come."""
@@ -185,6 +200,11 @@ class Worker:
         self._is_orphan = True
         if self._pidfd is None and not self._is_link_open:
             self.exited()
+
+    async def _offer(self, build: Callable[[int], messages.Message]) -> None:
+        answer = await self._call(build)
+        if isinstance(answer, messages.Refused):
+            raise WorkRefused(answer.code, answer.message)
 
     async def _call(
         self, build: Callable[[int], messages.Message], *, descriptors: Sequence[int] = ()

@@ -1,7 +1,8 @@
 """The process that imports an engine once and forks workers from then on.
 
-Run as `python -m pilotlight.store_node.workers.zygote PARENT_PID DESCRIPTOR ENGINE`
-by a node, which speaks to it over the descriptor; the name is for `ps`.
+Run as `python -m pilotlight.store_node.workers.zygote PARENT_PID DESCRIPTOR MEMORY ENGINE`
+by a node, which speaks to it over the descriptor; its workers may allocate so
+many bytes (0: any), and the name is for `ps`.
 
 It has one thread, since a fork takes only the calling one along and leaves the
 locks of the others as they are. It reaps its workers and tells how they ended.
@@ -18,6 +19,8 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 from pilotlight.process.lifeline import die_with_parent
 from pilotlight.store_node.engines.engine import Engine
@@ -30,6 +33,7 @@ from pilotlight.store_node.workers.messages import (
     Fork,
     Forked,
     ForkFailed,
+    Learn,
     Preload,
     Preloaded,
     ToZygote,
@@ -43,8 +47,9 @@ _BROKEN_EXIT_CODE = 70
 class Zygote:
     """Obeys the node over one connection until that closes."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, worker_memory_bytes: int) -> None:
         self._channel = Channel[ToZygote](connection, ToZygote)
+        self._worker_memory_bytes = worker_memory_bytes
         self._engine: type[Engine] | None = None
         self._workers: dict[int, str] = {}
         """Worker ids by the pidfds of those alive."""
@@ -70,6 +75,8 @@ class Zygote:
             match command:
                 case Preload():
                     self._preload(command)
+                case Learn():
+                    self._learn(command.checkpoints)
                 case Fork():
                     self._fork(command)
         return commands is not None
@@ -77,11 +84,16 @@ class Zygote:
     def _preload(self, command: Preload) -> None:
         began = time.monotonic()
         self._engine = load_engine(command.target)
-        self._engine.preload(command.architectures)
+        self._learn(command.checkpoints)
+        self._channel.send(Preloaded(seconds=time.monotonic() - began))
+
+    def _learn(self, checkpoints: Sequence[str]) -> None:
+        if self._engine is None:
+            raise RuntimeError("no engine is preloaded")
+        self._engine.preload([Path(name) for name in checkpoints])
         gc.collect()
         # Objects that are never collected are never written to, and so stay shared.
         gc.freeze()
-        self._channel.send(Preloaded(seconds=time.monotonic() - began))
 
     def _fork(self, command: Fork) -> None:
         connection = self._channel.take_descriptor()
@@ -119,7 +131,12 @@ class Zygote:
         exit_code = _BROKEN_EXIT_CODE
         try:
             self._channel.detach()
-            isolate(zygote_pid=zygote_pid, log_path=command.log_path, keep=connection)
+            isolate(
+                zygote_pid=zygote_pid,
+                log_path=command.log_path,
+                keep=connection,
+                memory_bytes=self._worker_memory_bytes,
+            )
             # Held by this frame, so that it closes with the process and not before:
             # a node kills workers that close their connection.
             ours = socket.socket(fileno=connection)
@@ -152,7 +169,8 @@ def main() -> int:
     """Be a zygote; return the exit code."""
     die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    zygote = Zygote(socket.socket(fileno=int(sys.argv[2])))
+    connection = socket.socket(fileno=int(sys.argv[2]))
+    zygote = Zygote(connection, worker_memory_bytes=int(sys.argv[3]))
     try:
         zygote.serve()
     except NodeGone:
