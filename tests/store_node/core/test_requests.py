@@ -412,6 +412,7 @@ def test_attempt_that_the_engine_gives_up_ends_and_the_others_go_on(
     [end] = case.asked_for(EndStream)
     assert isinstance(end, EndStream)
     assert end.refusal.message == "position 3"
+    assert not case.asked_for(Deliver), "there is nothing to read"
     assert not case.asked_for(CancelWork), "the engine has forgotten it"
     assert case.generate("q3") is None
     case.emit("q2", finish=FinishReason.STOP)

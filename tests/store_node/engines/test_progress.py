@@ -173,7 +173,7 @@ def test_the_bounds_of_the_sampling_rules_are_allowed(sampling: Sampling) -> Non
     [
         (Sampling(presence_penalty=2.1), "presence_penalty must lie between -2 and 2, not 2.1"),
         (Sampling(frequency_penalty=float("nan")), "frequency_penalty must lie .* not nan"),
-        (Sampling(repetition_penalty=-0.1), "repetition_penalty must lie between 0 and 10"),
+        (Sampling(repetition_penalty=-0.1), "repetition_penalty must lie between 0.01 and 10"),
         (Sampling(logit_bias={3: -101.0}), "not -101.0 as that of token 3"),
         (Sampling(logit_bias={100: 1.0}), "token ids must lie between 0 and 99"),
     ],

@@ -39,7 +39,9 @@ class CountingDecoder:
         return logits
 
 
-def _loop(decoder: CountingDecoder, **changes: Any) -> StepLoop[list[int]]:
+def _loop(
+    decoder: CountingDecoder, *, prefill_chunk: int | None = 4, **changes: Any
+) -> StepLoop[list[int]]:
     offer = Offer(
         **{
             "concurrency": 4,
@@ -50,7 +52,9 @@ def _loop(decoder: CountingDecoder, **changes: Any) -> StepLoop[list[int]]:
             **changes,
         }
     )
-    return StepLoop(decoder, offer, vocabulary=_VOCABULARY, prefill_chunk=4, clock=lambda: 0.0)
+    return StepLoop(
+        decoder, offer, vocabulary=_VOCABULARY, prefill_chunk=prefill_chunk, clock=lambda: 0.0
+    )
 
 
 def _work(name: str, n_prompt: int, *, max_tokens: int = 50, is_held: bool = False) -> Work:
@@ -154,3 +158,29 @@ def test_a_held_request_of_one_token_is_prepared_without_computing() -> None:
     assert notice.is_prepared
     assert decoder.steps == []
     assert not loop.is_busy
+
+
+def test_prompts_that_can_not_be_cut_are_computed_as_a_whole() -> None:
+    decoder = CountingDecoder()
+    loop = _loop(decoder, prefill_chunk=None)
+    loop.admit(_work("stream", 1))
+    loop.step()
+    loop.admit(_work("long", 37))
+
+    loop.step()
+
+    assert decoder.steps[1:] == [[1, 37]]
+
+
+def test_what_is_extended_and_can_not_be_cut_is_computed_anew() -> None:
+    decoder = CountingDecoder()
+    loop = _loop(decoder, prefill_chunk=None)
+    loop.admit(_work("a", 6, is_held=True))
+    loop.step()
+    extension = Extension(request_id=RequestId("a"), attempt=2, emitted_ids=(8, 9), is_held=False)
+
+    loop.extend(extension)
+    (emission,) = loop.step()
+
+    assert decoder.steps == [[5], [8]]
+    assert emission.token_ids == (0,)

@@ -28,7 +28,9 @@ from pilotlight.store_node.testing import EngineContract, Transcript, run_to_end
 PACKED = ["llama", "qwen2", "qwen3", "mistral", "opt", "gpt2", "gemma", "gemma2", "phi"]
 # Its positions are biases of attention, which the library's interface does not know.
 SEPARATE = ["bloom"]
-DENSE = PACKED + SEPARATE
+# Their layers carry on from single tokens only.
+WHOLE = ["jamba"]
+DENSE = PACKED + SEPARATE + WHOLE
 
 # Chunks so short that every prompt takes some, in memory that a few requests fill.
 SMALL_STEPS: dict[str, Any] = {
@@ -164,6 +166,26 @@ def test_a_long_request_changes_no_other_where_long_texts_have_positions_of_thei
     assert together[RequestId("short")].token_ids == whole
     assert resumed[RequestId("short")].token_ids == whole[12:]
     assert offer.variant == variant
+
+
+def test_a_penalty_that_makes_logits_overflow_ends_the_request_and_no_other(
+    checkpoint: Checkpoints,
+    make_setup: Setups,
+    stored_weights: WeightsOf,
+    rewrite: Rewrite,
+    tmp_path: Path,
+) -> None:
+    def widen(tensors: Tensors) -> None:
+        tensors["lm_head.weight"] *= 1e37
+
+    directory = rewrite(checkpoint("llama"), tmp_path, widen)
+    engine, _ = _bind(make_setup(directory, concurrency=2), stored_weights(directory))
+    penalised = _work("penalised", (5, 6), temperature=1.0, top_p=0.5, repetition_penalty=0.01)
+
+    scripts = run_to_end(engine, [penalised, _work("plain", (5, 7))])
+
+    assert scripts[RequestId("penalised")].failure is not None
+    assert len(scripts[RequestId("plain")].token_ids) == 24
 
 
 def test_kv_memory_of_less_than_a_block_is_refused(
@@ -477,12 +499,14 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 
+@pytest.mark.parametrize("is_dtype_stated", [True, False])
 def test_a_models_own_code_is_run_where_the_node_allows_it(
     tmp_path: Path,
     checkpoint: Checkpoints,
     make_setup: Setups,
     stored_weights: WeightsOf,
     monkeypatch: pytest.MonkeyPatch,
+    is_dtype_stated: bool,
 ) -> None:
     modules = "transformers.dynamic_module_utils.HF_MODULES_CACHE"
     monkeypatch.setattr(modules, str(tmp_path / "modules"))
@@ -491,6 +515,8 @@ def test_a_models_own_code_is_run_where_the_node_allows_it(
     shutil.copytree(llama, own)
     (own / "own.py").write_text(_CUSTOM_MODEL)
     config = json.loads((llama / "config.json").read_text())
+    if not is_dtype_stated:
+        del config["dtype"]
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
     (own / "config.json").write_text(
         json.dumps({**config, "model_type": "our_own", "auto_map": auto_map})

@@ -61,7 +61,8 @@ class Serving:
             if running is None or running.replica_id != event.replica_id:
                 continue
             self._count(running, emission, now)
-            self._state.emit(Deliver(emission=emission))
+            if emission.token_ids or emission.finish_reason is not None:
+                self._state.emit(Deliver(emission=emission))
             if emission.failure is not None:
                 self._cut(running, _refusal_of(emission.failure), now)
             elif emission.finish_reason is not None:

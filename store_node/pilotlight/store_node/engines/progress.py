@@ -17,6 +17,7 @@ MAX_LOGIT_BIASES = 1024
 # The bounds of OpenAI's interface; the last is what makes any text but new words impossible.
 _MOST_PENALTY = 2.0
 _MOST_LOGIT_BIAS = 100.0
+_LEAST_REPETITION_PENALTY = 0.01
 _MOST_REPETITION_PENALTY = 10.0
 
 
@@ -47,6 +48,12 @@ class Progress:
         self._vocabulary = vocabulary
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._last_seq = min(sampling.max_tokens, context_tokens - len(work.prompt_ids))
+        if work.is_held and len(work.emitted_ids) > self._last_seq:
+            raise WorkRefused(
+                "too_long",
+                f"{len(work.emitted_ids)} tokens were given, where {self._last_seq} may follow"
+                f" the prompt",
+            )
         self._note_end(work.emitted_ids)
 
     @property
@@ -156,7 +163,12 @@ def _broken_penalty_rule(sampling: Sampling) -> str:
     for name, value, least, most in (
         ("presence_penalty", sampling.presence_penalty, -_MOST_PENALTY, _MOST_PENALTY),
         ("frequency_penalty", sampling.frequency_penalty, -_MOST_PENALTY, _MOST_PENALTY),
-        ("repetition_penalty", sampling.repetition_penalty, 0, _MOST_REPETITION_PENALTY),
+        (
+            "repetition_penalty",
+            sampling.repetition_penalty or 1.0,  # 0 is off.
+            _LEAST_REPETITION_PENALTY,
+            _MOST_REPETITION_PENALTY,
+        ),
     ):
         if not least <= value <= most:
             return f"{name} must lie between {least:g} and {most:g}, not {value}"

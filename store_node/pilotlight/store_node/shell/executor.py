@@ -48,6 +48,7 @@ from pilotlight.store_node.protocol import (
     CancelStartRequest,
     GenerateRequest,
     ReplicaState,
+    ReplicaStatus,
     RequestId,
     StopReplicaRequest,
 )
@@ -214,8 +215,15 @@ class Executor:
         self._changes.note_replica(action.replica_id)
         status = self._core.reports.replica(action.replica_id)
         self._journal.note(status)
-        if status is not None and status.state is not ReplicaState.STARTING:
+        if status is not None and _is_start_over(status):
             self._workforce.start_ended(action.replica_id)
 
     def _overflow(self, key: _StreamKey) -> None:
         self._inbox.post(StreamOverflowed(request_id=key[0], attempt=key[1]))
+
+
+def _is_start_over(status: ReplicaStatus) -> bool:
+    """Whether nobody waits for a start any more: its first request has its first token."""
+    if status.state is ReplicaState.READY:
+        return status.outcome is not None and status.outcome.prefill_seconds is not None
+    return status.state is not ReplicaState.STARTING

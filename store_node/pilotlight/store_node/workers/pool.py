@@ -135,7 +135,7 @@ class WorkerPool:
         return worker
 
     def start_ended(self, worker: Worker) -> None:
-        """Note that a worker's replica is ready or has ended; saying it again is harmless."""
+        """Note that a worker's replica answers or has ended; saying it again is harmless."""
         if worker in self._starting:
             self._starting.remove(worker)
             if not self._starting:

@@ -12,6 +12,7 @@ MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
 MAX_PENALTY = 2.0
+MIN_REPETITION_PENALTY = 0.01
 MAX_REPETITION_PENALTY = 10.0
 MAX_LOGIT_BIAS = 100.0
 MAX_LOGIT_BIASES = 1024
@@ -137,8 +138,10 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     yield -1 <= r.top_k <= _MAX_TOP_K, "top_k", f"from -1 to {_MAX_TOP_K}"
     yield abs(r.presence_penalty) <= MAX_PENALTY, "presence_penalty", _upto(MAX_PENALTY)
     yield abs(r.frequency_penalty) <= MAX_PENALTY, "frequency_penalty", _upto(MAX_PENALTY)
-    has_repetition_penalty = 0.0 < r.repetition_penalty <= MAX_REPETITION_PENALTY
-    most_repetition = f"above 0 and at most {MAX_REPETITION_PENALTY:g}"
+    has_repetition_penalty = (
+        MIN_REPETITION_PENALTY <= r.repetition_penalty <= MAX_REPETITION_PENALTY
+    )
+    most_repetition = f"between {MIN_REPETITION_PENALTY:g} and {MAX_REPETITION_PENALTY:g}"
     yield has_repetition_penalty, "repetition_penalty", most_repetition
     are_bias_ids = len(r.logit_bias) <= MAX_LOGIT_BIASES and _are_ids(r.logit_bias)
     yield are_bias_ids, "logit_bias", f"for at most {MAX_LOGIT_BIASES} token ids"

@@ -26,6 +26,15 @@ ATTENTION = "pilotlight"
 """What a model's configuration calls this attention."""
 
 
+# What layers pass along that changes nothing here: training, what is in the row already, and
+# what else is to be returned.
+_HARMLESS = frozenset({"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"})
+
+
+class UnknownAttention(NotImplementedError):
+    """A layer's attention is of a kind that is not computed here."""
+
+
 class Past:
     """The keys and values of one sequence, in buffers as long as it may ever become."""
 
@@ -99,13 +108,18 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    **_: object,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Be the attention of a layer, as the library's interface asks for it.
 
     Takes query [1, heads, row, size], key and value [1, key heads, row, size];
     returns [1, row, heads, size].
+
+    Raises:
+        UnknownAttention: the layer asks for what is not done here.
     """
+    if unknown := others.keys() - _HARMLESS:
+        raise UnknownAttention(f"{type(module).__name__} asks for {', '.join(sorted(unknown))}")
     layer: int = module.layer_idx  # type: ignore[assignment]  # untyped there
     special = softcap is not None or s_aux is not None
     outputs: list[torch.Tensor] = []

@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from pilotlight.store_node.engines.transformers.attention import ATTENTION
 from pilotlight.store_node.engines.transformers.configuration import choose_dtype, read_model_config
+from pilotlight.store_node.engines.transformers.manners import Manner, manner_of
 from pilotlight.store_node.engines.transformers.model import build_model
-from pilotlight.store_node.engines.transformers.packing import can_pack
 
 # A zygote's models cost memory and each fork the copying of page tables.
 _MOST_KEPT = 64
@@ -28,10 +28,10 @@ class Blueprint:
 
     config: PreTrainedConfig
     model: PreTrainedModel
-    is_packed: bool
-    """Whether `PackedDecoder` is for it."""
+    manner: Manner
     has_stated_dtype: bool
     """False where the configuration leaves the dtype to the weights."""
+    runs_custom_code: bool
 
 
 _kept: OrderedDict[bytes, Blueprint] = OrderedDict()
@@ -58,8 +58,12 @@ def take_blueprint(directory: Path, *, dtype: str, allow_custom_code: bool) -> B
     Raises:
         UnsupportedModel: its configuration is absent, malformed, or needs what is not here.
     """
-    kept = _kept.pop(_key(directory), None) if dtype in ("", _AUTO) else None
-    return kept or _read_and_draw(directory, dtype=dtype, allow_custom_code=allow_custom_code)
+    key = _key(directory)
+    # What is kept was built without a checkpoint's own code.
+    is_kept = dtype in ("", _AUTO) and not (allow_custom_code and b"auto_map" in key)
+    return (_kept.pop(key, None) if is_kept else None) or _read_and_draw(
+        directory, dtype=dtype, allow_custom_code=allow_custom_code
+    )
 
 
 def draw_blueprint(
@@ -70,17 +74,26 @@ def draw_blueprint(
     Raises:
         UnsupportedModel: it can't be built so, or can't be run a token at a time.
     """
-    # Nothing is known of a checkpoint's own code, and little is meant for this attention.
-    is_packed = not allow_custom_code and can_pack(config)
+    # Of a checkpoint's own code nothing is known.
+    manner = Manner.WHOLE if allow_custom_code else manner_of(config)
     model = build_model(
         config,
         torch.get_default_dtype() if dtype is None else dtype,
-        attention=ATTENTION if is_packed else None,
+        attention=ATTENTION if manner is Manner.PACKED else None,
         allow_custom_code=allow_custom_code,
     )
     return Blueprint(
-        config=config, model=model, is_packed=is_packed, has_stated_dtype=dtype is not None
+        config=config,
+        model=model,
+        manner=manner,
+        has_stated_dtype=dtype is not None,
+        runs_custom_code=allow_custom_code,
     )
+
+
+def redraw_blueprint(blueprint: Blueprint, dtype: torch.dtype) -> Blueprint:
+    """Build the same model in another dtype."""
+    return draw_blueprint(blueprint.config, dtype, allow_custom_code=blueprint.runs_custom_code)
 
 
 def _read_and_draw(directory: Path, *, dtype: str, allow_custom_code: bool) -> Blueprint:

@@ -20,9 +20,11 @@ from pilotlight.store_node.engines.config_file import as_count, read_config
 from pilotlight.store_node.errors import UnsupportedModel
 
 BUILDING_ERRORS = (
+    AssertionError,
     AttributeError,
     ImportError,
     LookupError,
+    RuntimeError,
     StrictDataclassError,
     TypeError,
     ValueError,
@@ -95,11 +97,14 @@ def choose_dtype(wanted: str, config: PreTrainedConfig) -> torch.dtype | None:
 
 
 def _kv_token_items(config: PreTrainedConfig) -> int:
-    n_layers = as_count(getattr(config, "num_hidden_layers", None))
-    n_heads = as_count(getattr(config, "num_attention_heads", None))
-    n_key_heads = as_count(getattr(config, "num_key_value_heads", None)) or n_heads
-    width = as_count(getattr(config, "hidden_size", None))
-    size = as_count(getattr(config, "head_dim", None)) or width // max(1, n_heads)
+    # Some configurations have sizes that differ by layer, and raise where one is asked for.
+    values = config.to_dict()
+    n_layers = as_count(values.get("num_hidden_layers"))
+    n_heads = as_count(values.get("num_attention_heads"))
+    n_key_heads = as_count(values.get("num_key_value_heads")) or n_heads
+    size = as_count(values.get("head_dim")) or as_count(values.get("hidden_size")) // max(
+        1, n_heads
+    )
     return 2 * n_layers * n_key_heads * size
 
 

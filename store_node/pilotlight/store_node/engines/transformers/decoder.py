@@ -93,6 +93,14 @@ class PackedDecoder:
         return _widened(logits if self._takes_places else logits[wanted])
 
 
+class CachedSequence:
+    """What the library keeps of one sequence."""
+
+    def __init__(self, cache: DynamicCache) -> None:
+        self.cache = cache
+        self.n_tokens = 0
+
+
 class SeparateDecoder:
     """Computes one part after another, each by a forward with a cache of the library's.
 
@@ -102,27 +110,36 @@ class SeparateDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._takes_positions = _takes(model, "position_ids")
         self._options: dict[str, Any] = {"use_cache": True}
         if _takes(model, "logits_to_keep"):
             self._options["logits_to_keep"] = 1
 
-    def begin(self, capacity_tokens: int) -> DynamicCache:
+    def begin(self, capacity_tokens: int) -> CachedSequence:
         """Begin a sequence; its cache grows by itself."""
-        return DynamicCache(config=self._model.config)
+        return CachedSequence(DynamicCache(config=self._model.config))
 
     @torch.inference_mode()
-    def extend(self, parts: Sequence[Part[DynamicCache]]) -> torch.Tensor:
+    def extend(self, parts: Sequence[Part[CachedSequence]]) -> torch.Tensor:
         """Run a forward for each part."""
         rows = [self._forward(part) for part in parts]
         wanted = [row for row, part in zip(rows, parts, strict=True) if part.wants_logits]
         return _widened(torch.stack(wanted if wanted else rows)[: len(wanted)])
 
-    def _forward(self, part: Part[DynamicCache]) -> torch.Tensor:
+    def _forward(self, part: Part[CachedSequence]) -> torch.Tensor:
+        sequence, device = part.sequence, self._model.device
+        end = sequence.n_tokens + len(part.token_ids)
+        positions: dict[str, Any] = {}
+        if self._takes_positions:
+            # Some models would begin at 0 again.
+            positions["position_ids"] = torch.arange(sequence.n_tokens, end, device=device)[None]
         output = self._model(
-            input_ids=torch.tensor([list(part.token_ids)], device=self._model.device),
-            past_key_values=part.sequence,
+            input_ids=torch.tensor([list(part.token_ids)], device=device),
+            past_key_values=sequence.cache,
+            **positions,
             **self._options,
         )
+        sequence.n_tokens = end
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from pilotlight.store_node.engines.room import Room
 from pilotlight.store_node.engines.transformers.decoder import Decoder, Part
 from pilotlight.store_node.engines.transformers.penalties import Penalties
 from pilotlight.store_node.engines.transformers.sampling import choose_token, log_probabilities
+from pilotlight.store_node.errors import InvalidLogits
 from pilotlight.store_node.protocol.values import RequestId, TokenLogprobs
 
 S = TypeVar("S")
@@ -54,6 +56,11 @@ class _Running(Generic[S]):
         """Whether one token is due, and another one comes of it."""
         return self.n_due == 1 and not self.progress.is_held
 
+    def begin_again(self, sequence: S) -> None:
+        """Forget what is computed."""
+        self.sequence = sequence
+        self.n_computed = 0
+
     def part(self, n_tokens: int) -> Part[S]:
         """Return its next tokens, as many as that."""
         progress = self.progress
@@ -82,9 +89,10 @@ class StepLoop(Generic[S]):
         offer: Offer,
         *,
         vocabulary: int,
-        prefill_chunk: int,
+        prefill_chunk: int | None,
         clock: Callable[[], float],
     ) -> None:
+        """Begin without requests; `prefill_chunk` None says that prompts can't be cut."""
         self._decoder = decoder
         self._prefill_chunk = prefill_chunk
         self._clock = clock
@@ -112,6 +120,9 @@ class StepLoop(Generic[S]):
             raise WorkRefused("unknown", f"no request {extension.request_id!r} is here")
         running.progress.extend(extension)
         running.owes_notice = extension.is_held
+        if self._prefill_chunk is None and extension.emitted_ids:
+            # What is there can't be added to but by single tokens.
+            running.begin_again(self._decoder.begin(self._room.tokens_of(extension.request_id)))
 
     def cancel(self, request_id: RequestId) -> None:
         """Forget a request, its keys and values included."""
@@ -132,8 +143,7 @@ class StepLoop(Generic[S]):
     def _plan(self) -> list[tuple[_Running[S], int]]:
         """Choose who computes how many tokens in this step."""
         chosen: list[tuple[_Running[S], int]] = []
-        is_anyone_decoding = any(running.is_decoding for running in self._running.values())
-        room = self._prefill_chunk * (1 if is_anyone_decoding else _ALONE)
+        room = self._room_for_prompts()
         for running in self._running.values():
             if running.progress.finish_reason is not None:
                 continue
@@ -142,6 +152,12 @@ class StepLoop(Generic[S]):
                 chosen.append((running, n_tokens))
                 room -= 0 if running.is_decoding else n_tokens
         return chosen
+
+    def _room_for_prompts(self) -> int:
+        if self._prefill_chunk is None:
+            return sys.maxsize
+        is_anyone_decoding = any(running.is_decoding for running in self._running.values())
+        return self._prefill_chunk * (1 if is_anyone_decoding else _ALONE)
 
     def _advance(self, chosen: Sequence[tuple[_Running[S], int]]) -> list[Emission]:
         if not chosen:
@@ -159,12 +175,12 @@ class StepLoop(Generic[S]):
         return emissions
 
     def _emit(self, running: _Running[S], logits: torch.Tensor) -> Emission:
-        progress = running.progress
-        # The maximum is NaN where any logit is.
-        if not bool(logits.max().isfinite()):
-            return _emission(running, failure=_invalid_logits(progress))
-        seq = progress.seq
-        token_id, logprobs = _choose(running, logits)
+        progress, seq = running.progress, running.progress.seq
+        try:
+            token_id, logprobs = _choose(running, logits)
+        except InvalidLogits as error:
+            failure = WorkFailure(code=error.code, message=str(error))
+            return _emission(running, failure=failure)
         progress.accept(token_id)
         is_first, running.has_emitted = not running.has_emitted, True
         return _emission(
@@ -187,6 +203,9 @@ class StepLoop(Generic[S]):
 def _choose(running: _Running[S], logits: torch.Tensor) -> tuple[int, tuple[TokenLogprobs, ...]]:
     progress, sampling = running.progress, running.progress.work.sampling
     changed = running.penalties.apply(logits)
+    # The maximum is NaN where any logit is.
+    if not bool(logits.max().isfinite() & changed.max().isfinite()):
+        raise InvalidLogits(progress.work.request_id, position=progress.position)
     token_id = choose_token(changed, sampling, position=progress.position)
     if sampling.logprobs is None:
         return token_id, ()
@@ -220,12 +239,4 @@ def _emission(
         prefill_seconds=prefill_seconds,
         is_prepared=is_prepared,
         failure=failure,
-    )
-
-
-def _invalid_logits(progress: Progress) -> WorkFailure:
-    return WorkFailure(
-        code="invalid_logits",
-        message=f"the model's logits for request {progress.work.request_id!r}"
-        f" at position {progress.position} are not finite",
     )

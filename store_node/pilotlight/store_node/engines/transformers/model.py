@@ -59,14 +59,23 @@ def _compute_buffers(model: PreTrainedModel) -> None:
         unfilled = torch.full_like(buffer, _unlikely(buffer.dtype), device="cpu")
         setattr(owner, name.rpartition(".")[2], unfilled)
         owners.add(owner)
+    _initialise(model, owners)
+    if _unfilled(model):
+        # Some are computed by the code of a module further up.
+        _initialise(model, set(model.modules()))
+    if left := _unfilled(model):
+        raise UnsupportedModel(f"nothing computes the buffers {', '.join(left[:5])}")
+
+
+def _initialise(model: PreTrainedModel, modules: set[torch.nn.Module]) -> None:
     for module in model.modules():
         # The library's mark for "leave its parameters alone".
-        vars(module)["_is_hf_initialized"] = module not in owners
+        vars(module)["_is_hf_initialized"] = module not in modules
     model.initialize_weights()  # type: ignore[no-untyped-call]  # untyped there
-    if left := [
-        name for name, buffer in model.named_non_persistent_buffers() if _is_unfilled(buffer)
-    ]:
-        raise UnsupportedModel(f"nothing computes the buffers {', '.join(left[:5])}")
+
+
+def _unfilled(model: PreTrainedModel) -> list[str]:
+    return [name for name, buffer in model.named_non_persistent_buffers() if _is_unfilled(buffer)]
 
 
 def _unlikely(dtype: torch.dtype) -> float | int | bool:

@@ -14,10 +14,11 @@ from pilotlight.native_loader.memory_limits import available_memory_bytes
 from pilotlight.store_node.engines.engine import EngineSetup, Offer, Weights
 from pilotlight.store_node.engines.transformers.adapters import Adapter
 from pilotlight.store_node.engines.transformers.binding import attach_weights
-from pilotlight.store_node.engines.transformers.blueprints import Blueprint, draw_blueprint
+from pilotlight.store_node.engines.transformers.blueprints import Blueprint, redraw_blueprint
 from pilotlight.store_node.engines.transformers.configuration import settings_of
 from pilotlight.store_node.engines.transformers.decoder import PackedDecoder, SeparateDecoder
 from pilotlight.store_node.engines.transformers.loop import StepLoop
+from pilotlight.store_node.engines.transformers.manners import Manner
 from pilotlight.store_node.engines.transformers.options import TransformersOptions
 from pilotlight.store_node.engines.transformers.positions import pin_frequencies
 from pilotlight.store_node.errors import InvalidOption
@@ -72,12 +73,13 @@ class Replica:
             copied_bytes=weights.copied_bytes + copied_bytes,
             has_long_positions=pin_frequencies(model, context_tokens=self._settings.context_tokens),
         )
-        decoder = PackedDecoder(model) if self._blueprint.is_packed else SeparateDecoder(model)
+        manner = self._blueprint.manner
+        decoder = PackedDecoder(model) if manner is Manner.PACKED else SeparateDecoder(model)
         self._loop = StepLoop(
             decoder,
             offer,
             vocabulary=self._settings.vocabulary,
-            prefill_chunk=self._options.prefill_chunk,
+            prefill_chunk=None if manner is Manner.WHOLE else self._options.prefill_chunk,
             clock=self._clock,
         )
         return offer
@@ -119,7 +121,7 @@ class Replica:
         floating = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
         dtype = next(floating, self._blueprint.model.dtype)
         if dtype != self._blueprint.model.dtype:
-            self._blueprint = draw_blueprint(self._blueprint.config, dtype)
+            self._blueprint = redraw_blueprint(self._blueprint, dtype)
 
 
 def _follow(model: PreTrainedModel) -> None:

@@ -19,6 +19,7 @@ _SMALL_SIZES: Mapping[str, int] = {
     "ffn_dim": 64,
     "intermediate_size": 64,
     "intermediate_size_mlp": 64,
+    "keep_window_size": 4,
     "moe_intermediate_size": 32,
     "n_inner": 64,
     "n_routed_experts": 4,
@@ -35,7 +36,10 @@ _CONTEXTS = ("max_position_embeddings", "n_positions")
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 _FEW_HEADS = 2
-_SHORT_CONTEXT = 64
+SHORT_CONTEXT_TOKENS = 64
+"""The context of small models."""
+# After which some take other positions: in the middle of what is tried.
+_SHORT_TEXT = 6
 
 # A configuration that stays larger than this keeps its sizes under other names.
 _MOST_PARAMETERS = 32_000_000
@@ -51,8 +55,9 @@ def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
     values = config.to_dict()
     changes = {name: size for name, size in _SMALL_SIZES.items() if as_count(values.get(name))}
     changes |= {name: 0 for name in _SPECIAL_IDS if isinstance(values.get(name), int)}
-    changes |= {name: _SHORT_CONTEXT for name in _CONTEXTS if as_count(values.get(name))}
+    changes |= {name: SHORT_CONTEXT_TOKENS for name in _CONTEXTS if as_count(values.get(name))}
     changes |= _small_width(values)
+    changes |= _short_texts(values)
     make = cast(Callable[..., PreTrainedConfig], type(config))
     return make(**(values | changes | _few_layers(values)))
 
@@ -92,6 +97,17 @@ def _few_layers(values: Mapping[str, Any]) -> dict[str, Any]:
     kept.sort()
     few = {name: [value[layer] for layer in kept] for name, value in lists.items()}
     return few | {name: len(kept) for name in _LAYERS if as_count(values.get(name))}
+
+
+def _short_texts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let what is a long text, to models that take other positions for those, be a short one."""
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "original_max_position_embeddings" and as_count(value):
+            changes[name] = _SHORT_TEXT
+        elif isinstance(value, dict):
+            changes |= {name: {**value, **inner}} if (inner := _short_texts(value)) else {}
+    return changes
 
 
 def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> int:

@@ -1,12 +1,14 @@
-"""Finding out which models can be computed in one row, by computing tiny ones."""
+"""Finding out how models may be computed, by computing tiny ones."""
 
 # Transformers' configuration classes are half typed:
 # pyright: basic
 from __future__ import annotations
 
 import copy
+import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -14,12 +16,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pilotlight.store_node.engines.transformers.attention import ATTENTION
 from pilotlight.store_node.engines.transformers.configuration import one_line
 from pilotlight.store_node.engines.transformers.decoder import (
+    Decoder,
     PackedDecoder,
     Part,
     SeparateDecoder,
 )
 from pilotlight.store_node.engines.transformers.model import build_model
-from pilotlight.store_node.engines.transformers.small import check_small, small_config
+from pilotlight.store_node.engines.transformers.positions import pin_frequencies
+from pilotlight.store_node.engines.transformers.small import (
+    SHORT_CONTEXT_TOKENS,
+    check_small,
+    small_config,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -32,41 +40,63 @@ _STEPS = (((0, 4), (0, 2)), ((4, 7), (2, 4)), ((7, 9), (4, 5)), ((9, 10), (5, 5)
 _SPREAD = 0.5
 _TOLERANCE = 1e-3
 
-_known: dict[str, bool] = {}
+
+class Manner(enum.StrEnum):
+    """How sequences of a kind of model are computed."""
+
+    PACKED = "packed"
+    """All in one row, by `PackedDecoder`."""
+    CHUNKED = "chunked"
+    """One after another, by `SeparateDecoder`; prompts in chunks."""
+    WHOLE = "whole"
+    """The same, but prompts as a whole: what is added later has to be single tokens."""
 
 
-def can_pack(config: PreTrainedConfig) -> bool:
-    """Whether `PackedDecoder` computes models of that configuration as the library does.
+_known: dict[str, Manner] = {}
 
-    Found by comparing the two on a tiny model of the same kind, once
-    for each kind in a process and those forked from it.
+
+def manner_of(config: PreTrainedConfig) -> Manner:
+    """Return the best manner that computes what the library computes for a whole text.
+
+    Found by comparing them on a tiny model of the same kind, once for each kind in
+    a process and those forked from it. Where nothing can be compared, it is the
+    manner of the library's own `generate`.
     """
     try:
         small = small_config(config)
     # The library's configurations raise anything where they don't bear being made small.
     except Exception as error:
-        _log.warning("%s can't be tried small: %s", config.model_type, one_line(error))
-        return False
+        _log.info("%s can't be tried small: %s", config.model_type, one_line(error))
+        return Manner.WHOLE
     key = small.to_json_string(use_diff=False)
     if key not in _known:
         _known[key] = _try(small)
+        _log.info("%s is computed in the manner %r", small.model_type, str(_known[key]))
     return _known[key]
 
 
-def _try(small: PreTrainedConfig) -> bool:
+def _try(small: PreTrainedConfig) -> Manner:
     try:
         separate = SeparateDecoder(_build(small, attention=None))
         expected = torch.stack([_whole(separate, ids) for ids in (_LONG, _SHORT)])
-        packed = _in_steps(PackedDecoder(_build(small, attention=ATTENTION)))
-        gap = (packed - expected).abs().max() / expected.std()
+    # A model may need what only a larger one has, and the library's code breaks anywhere then.
+    except Exception as error:
+        _log.info("no tiny %s could be computed: %s", small.model_type, one_line(error))
+        return Manner.WHOLE
+    if _computes(lambda: PackedDecoder(_build(small, attention=ATTENTION)), expected):
+        return Manner.PACKED
+    return Manner.CHUNKED if _computes(lambda: separate, expected) else Manner.WHOLE
+
+
+def _computes(make: Callable[[], Decoder[Any]], expected: torch.Tensor) -> bool:
+    """Whether a decoder comes to the same logits in steps."""
+    try:
+        gap = (_in_steps(make()) - expected).abs().max() / expected.std()
     # A model that is not made for this may break anywhere in the library's code.
     except Exception as error:
-        _log.info("%s is computed one by one: %s", small.model_type, one_line(error))
+        _log.debug("computing in steps breaks: %s", one_line(error))
         return False
-    if not bool(gap <= _TOLERANCE):
-        _log.info("%s is computed one by one: packed it is off by %g", small.model_type, gap)
-        return False
-    return True
+    return bool(gap <= _TOLERANCE)
 
 
 def _build(config: PreTrainedConfig, *, attention: str | None) -> PreTrainedModel:
@@ -77,10 +107,11 @@ def _build(config: PreTrainedConfig, *, attention: str | None) -> PreTrainedMode
     weights = {
         name: torch.empty_like(tensor, device="cpu").normal_(0, _SPREAD, generator=generator)
         for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point()
+        if tensor.is_floating_point() and name not in model.all_tied_weights_keys
     }
     model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights(missing_keys=set(), recompute_mapping=False)
+    model.tie_weights(missing_keys=set(model.all_tied_weights_keys), recompute_mapping=False)
+    pin_frequencies(model, context_tokens=SHORT_CONTEXT_TOKENS)
     return model
 
 
@@ -88,7 +119,7 @@ def _whole(decoder: SeparateDecoder, ids: Sequence[int]) -> torch.Tensor:
     return decoder.extend([Part(decoder.begin(len(ids)), ids, wants_logits=True)])[0]
 
 
-def _in_steps(decoder: PackedDecoder) -> torch.Tensor:
+def _in_steps(decoder: Decoder[Any]) -> torch.Tensor:
     """Return the logits that follow both sequences, computed side by side."""
     long, short = decoder.begin(len(_LONG)), decoder.begin(len(_SHORT))
     last: dict[int, torch.Tensor] = {}

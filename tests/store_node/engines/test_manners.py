@@ -1,4 +1,4 @@
-"""Finding out which models are computed in one row."""
+"""Finding out how models may be computed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pilotlight.store_node.engines.transformers import attention, packing
-from pilotlight.store_node.engines.transformers.packing import can_pack
+from pilotlight.store_node.engines.transformers import attention, manners
+from pilotlight.store_node.engines.transformers.manners import Manner, manner_of
 from pilotlight.store_node.engines.transformers.small import small_config
 
 
@@ -23,7 +23,7 @@ def _config(architecture: str, **values: Any) -> PreTrainedConfig:
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests found out."""
-    monkeypatch.setattr(packing, "_known", dict[str, bool]())
+    monkeypatch.setattr(manners, "_known", dict[str, Manner]())
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,37 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_models_that_leave_attention_to_the_interface_are_packed(architecture: str) -> None:
-    assert can_pack(_config(architecture))
+    assert manner_of(_config(architecture)) is Manner.PACKED
 
 
 @pytest.mark.parametrize("architecture", ["bloom", "mpt", "llama4_text", "qwen3_next", "gptj"])
 def test_models_that_do_not_are_computed_one_by_one(architecture: str) -> None:
-    assert not can_pack(_config(architecture))
+    assert manner_of(_config(architecture)) is Manner.CHUNKED
+
+
+@pytest.mark.parametrize("architecture", ["jamba", "zamba2", "minimax", "codegen"])
+def test_models_whose_state_takes_no_chunks_are_given_whole_prompts(architecture: str) -> None:
+    assert manner_of(_config(architecture)) is Manner.WHOLE
+
+
+def test_attention_that_asks_for_what_is_unknown_is_not_packed() -> None:
+    # Its sparse layers choose blocks, of which a short text has too few.
+    assert manner_of(_config("minimax_m3_vl_text")) is not Manner.PACKED
+
+
+def test_positions_that_depend_on_the_longest_text_are_pinned_or_not_packed() -> None:
+    scaling = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1.0] * 64,
+        "long_factor": [4.0] * 64,
+    }
+    llama = _config("llama", rope_parameters=scaling)
+    phimoe = _config("phimoe", rope_parameters={**scaling, "short_mscale": 1.0, "long_mscale": 1.4})
+
+    assert manner_of(llama) is Manner.PACKED
+    assert manner_of(phimoe) is not Manner.PACKED
 
 
 def test_a_mistake_in_attention_is_found(
@@ -68,18 +93,19 @@ def test_a_mistake_in_attention_is_found(
 
     monkeypatch.setattr(attention.Share, "mask", one_too_far)
 
-    assert can_pack(_config("llama"))
-    assert not can_pack(_config("mistral"))
-    assert "mistral is computed one by one" in caplog.text
+    assert manner_of(_config("llama")) is Manner.PACKED
+    assert manner_of(_config("mistral")) is Manner.CHUNKED
+    assert "mistral is computed in the manner 'chunked'" in caplog.text
 
 
 def test_what_was_found_is_remembered_by_kind_whatever_the_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert can_pack(_config("llama", num_hidden_layers=3))
-    monkeypatch.setattr(packing, "_try", None)
+    assert manner_of(_config("llama", num_hidden_layers=3)) is Manner.PACKED
+    monkeypatch.setattr(manners, "_try", None)
 
-    assert can_pack(_config("llama", num_hidden_layers=30, intermediate_size=4444))
+    config = _config("llama", num_hidden_layers=30, intermediate_size=4444)
+    assert manner_of(config) is Manner.PACKED
 
 
 def test_a_small_model_has_each_kind_of_layer_once() -> None:
