@@ -63,7 +63,6 @@ _SHAPES: Mapping[str, dict[str, Any]] = {
         "attn_layer_offset": 1,
         "num_experts": 1,
         "mamba_dt_rank": 4,
-        "use_mamba_kernels": False,
         "tie_word_embeddings": False,
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
