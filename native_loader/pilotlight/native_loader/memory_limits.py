@@ -20,6 +20,15 @@ def available_memory_bytes(
     return max(min(known), 0) if known else None
 
 
+def data_bytes(*, proc: Path = Path("/proc")) -> int:
+    """Return what the kernel holds against this process's RLIMIT_DATA."""
+    for line in _lines(proc / "self/status"):
+        name, _, value = line.partition(":")
+        if name == "VmData":
+            return int(value.split()[0]) * _KIB
+    return 0
+
+
 def _machine(proc: Path) -> Iterator[int]:
     for line in _lines(proc / "meminfo"):
         name, _, value = line.partition(":")
@@ -29,12 +38,8 @@ def _machine(proc: Path) -> Iterator[int]:
 
 def _own_limit(proc: Path) -> Iterator[int]:
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    if limit_bytes == resource.RLIM_INFINITY:
-        return
-    for line in _lines(proc / "self/status"):
-        name, _, value = line.partition(":")
-        if name == "VmData":
-            yield limit_bytes - int(value.split()[0]) * _KIB
+    if limit_bytes != resource.RLIM_INFINITY:
+        yield limit_bytes - data_bytes(proc=proc)
 
 
 def _control_groups(proc: Path, cgroups: Path) -> Iterator[int]:

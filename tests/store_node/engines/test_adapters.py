@@ -95,8 +95,10 @@ def setup_with(checkpoint: Checkpoints, make_setup: Setups) -> Callable[..., Eng
         ({}, 2.0),  # 6 / 3
         ({"use_rslora": True}, 6 / 3**0.5),
         ({"alpha_pattern": {"q_proj": 3, "c_attn|c_proj|k_proj|down_proj": 3}}, 1.0),  # 3 / 3
+        # The first key that fits counts, and of ranks come first.
+        ({"rank_pattern": {".*": _RANK}, "alpha_pattern": {"q_proj|c_attn": 9}}, 2.0),
     ],
-    ids=["plain", "rank-stabilised", "pattern"],
+    ids=["plain", "rank-stabilised", "pattern", "patterns"],
 )
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_an_adapted_model_answers_as_one_whose_weights_were_merged(
@@ -160,12 +162,26 @@ def test_two_adapters_are_two_variants(
     ("config", "rule"),
     [
         ({"peft_type": "IA3"}, "'IA3', not LORA"),
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True}, "has use_dora=True"),
         ({"bias": "all"}, "biases"),
-        ({"modules_to_save": ["lm_head"]}, "replaces whole modules"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save="),
+        ({"layer_replication": [[0, 2]]}, "has layer_replication="),
+        ({"alora_invocation_tokens": [3]}, "has alora_invocation_tokens="),
+        ({"init_lora_weights": "pissa_niter_4"}, "other weights than the model's own"),
+        ({"alpha_pattern": {"(": 3}}, "is no expression"),
         ({"r": "three"}, "describes no LoRA adapter"),
     ],
-    ids=["type", "dora", "biases", "whole-modules", "nonsense"],
+    ids=[
+        "type",
+        "dora",
+        "biases",
+        "whole-modules",
+        "layers",
+        "invoked",
+        "pissa",
+        "expression",
+        "nonsense",
+    ],
 )
 def test_an_adapter_of_another_kind_is_refused(
     tmp_path: Path,
@@ -204,6 +220,12 @@ def _widen(tensors: Tensors) -> Any:
     return {**tensors, name: torch.zeros(_RANK, 33)}
 
 
+def _flatten(tensors: Tensors) -> Any:
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    empty = {f"{name}A.weight": torch.zeros(0, 32), f"{name}B.weight": torch.zeros(32, 0)}
+    return {**tensors, **empty}
+
+
 def _orphan(tensors: Tensors) -> Any:
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     return {each: tensor for each, tensor in tensors.items() if each != name}
@@ -215,8 +237,9 @@ def _orphan(tensors: Tensors) -> Any:
         (_rename, r"1 not in the model: model\.layers\.9\.self_attn\.q_proj"),
         (_widen, r"q_proj \(adapted as \[32, 33\]\)"),
         (_orphan, r"q_proj \(no pair of matrices\)"),
+        (_flatten, r"q_proj \(no pair of matrices\)"),
     ],
-    ids=["unknown-module", "shape", "orphan"],
+    ids=["unknown-module", "shape", "orphan", "rank-0"],
 )
 def test_matrices_that_do_not_fit_are_named(
     tmp_path: Path,
@@ -229,4 +252,15 @@ def test_matrices_that_do_not_fit_are_named(
     adapter = _write(tmp_path / "french", change(_matrices("llama")))
 
     with pytest.raises(WeightsMismatch, match=rule):
+        _bind(setup_with(checkpoint("llama")), stored_weights(checkpoint("llama")), adapter)
+
+
+def test_modules_that_multiply_by_no_matrix_can_not_be_adapted(
+    tmp_path: Path, checkpoint: Checkpoints, setup_with: Setups, stored_weights: WeightsOf
+) -> None:
+    name = "base_model.model.model.embed_tokens.lora_"
+    tensors = {f"{name}A.weight": torch.zeros(2, 32), f"{name}B.weight": torch.zeros(96, 2)}
+    adapter = _write(tmp_path / "french", tensors)
+
+    with pytest.raises(UnsupportedModel, match=r"adapts model\.embed_tokens"):
         _bind(setup_with(checkpoint("llama")), stored_weights(checkpoint("llama")), adapter)

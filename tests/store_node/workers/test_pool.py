@@ -263,6 +263,21 @@ async def test_workers_are_made_ready_for_checkpoints_that_are_found_later(
         await pool.take("odd").prepare(setup_for(tmp_path))
 
 
+async def test_a_fork_waits_for_one_checkpoint_at_most(
+    start_pool: StartPool, setup_for: SetupFor, tmp_path: Path
+) -> None:
+    many = tuple(tmp_path / f"c{number}" for number in range(40))
+    pool = await start_pool(odd="Learns", warm=0, checkpoints=many[:20])
+    pool.learn(many)
+
+    with pytest.raises(EngineFailed) as refused:
+        await pool.take("odd").prepare(setup_for(tmp_path))
+
+    learned = str(refused.value)
+    assert "'c15'" in learned
+    assert "'c39'" not in learned
+
+
 async def test_an_attempt_is_prepared_and_released(
     start_pool: StartPool, setup_for: SetupFor, arena: int, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pilotlight.process.home import home_directory
+from pilotlight.process.quantities import format_bytes
 from pilotlight.store_node.errors import InvalidSettings
 from pilotlight.store_node.settings import NodeSettings, Sizes, sizes_of
 from pilotlight.store_node.shell.identity import NodeHome
@@ -17,6 +18,9 @@ from pilotlight.store_node.shell.plugins import Engines, find_engines, find_evic
 from pilotlight.store_node.storage.catalogue import Catalogue
 from pilotlight.store_node.storage.disks import DiskProbe
 from pilotlight.store_node.workers import WorkerPool
+
+# With less, no worker could so much as say what it lacks.
+_LEAST_WORKER_BYTES = 1 << 20
 
 
 @asynccontextmanager
@@ -81,5 +85,15 @@ def _workers(
         checkpoints=catalogue.usable_directories(),
         log_directory=own.path / "workers",
         warm=settings.warm_workers,
-        memory_bytes=settings.worker_memory_bytes,
+        memory_bytes=_worker_memory_bytes(settings),
     )
+
+
+def _worker_memory_bytes(settings: NodeSettings) -> int | None:
+    limit_bytes = settings.worker_memory_bytes
+    if limit_bytes is not None and limit_bytes < _LEAST_WORKER_BYTES:
+        raise InvalidSettings(
+            f"worker_memory_bytes must be {format_bytes(_LEAST_WORKER_BYTES)} or more, not"
+            f" {format_bytes(limit_bytes)}; without it there is no limit"
+        )
+    return limit_bytes

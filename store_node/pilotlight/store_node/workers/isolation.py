@@ -20,9 +20,13 @@ import resource
 import signal
 from pathlib import Path
 
+from pilotlight.native_loader.memory_limits import data_bytes
 from pilotlight.process.lifeline import die_with_parent
 
 _STANDARD = (0, 1, 2)
+
+# The largest that the kernel's interface takes; more means infinity.
+_MOST_LIMIT_BYTES = 2**63 - 1
 
 NO_LIMIT = 0
 """In the place of a number of bytes."""
@@ -44,7 +48,7 @@ def isolate(*, zygote_pid: int, log_path: str, keep: int, memory_bytes: int) -> 
         if descriptor != keep and descriptor not in _STANDARD:
             _close(descriptor)
     if memory_bytes != NO_LIMIT:
-        _set_limit(_data_bytes() + memory_bytes)
+        _set_limit(data_bytes() + memory_bytes)
 
 
 def exempt_mapping(size_bytes: int) -> None:
@@ -56,7 +60,8 @@ def exempt_mapping(size_bytes: int) -> None:
 
 def lift_memory_limit() -> None:
     """Let anything be allocated, as by a process that ends and only has to say why."""
-    _set_limit(resource.RLIM_INFINITY)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def n_threads() -> int:
@@ -66,14 +71,8 @@ def n_threads() -> int:
 
 def _set_limit(limit_bytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))
-
-
-def _data_bytes() -> int:
-    """Return what the kernel holds against RLIMIT_DATA."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmData:"))
-    return int(line.split()[1]) << 10
+    most = hard if hard != resource.RLIM_INFINITY else _MOST_LIMIT_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limit_bytes, most), hard))
 
 
 def _redirect(log_path: str) -> None:

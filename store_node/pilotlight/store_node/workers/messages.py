@@ -23,9 +23,14 @@ class Preload(Message, frozen=True):
 
 
 class Learn(Message, frozen=True):
-    """To a zygote: make ready for these checkpoints too. Not answered."""
+    """To a zygote: make ready for one more checkpoint. Answered by Learned."""
 
-    checkpoints: tuple[str, ...]
+    checkpoint: str
+    """A directory."""
+
+
+class Learned(Message, frozen=True):
+    """From a zygote: it is ready for the checkpoint, or as ready as it can be."""
 
 
 class Preloaded(Message, frozen=True):
@@ -149,6 +154,6 @@ class Failed(Message, frozen=True):
 
 
 ToZygote = Preload | Learn | Fork
-FromZygote = Preloaded | Forked | ForkFailed | Exited | Failed
+FromZygote = Preloaded | Learned | Forked | ForkFailed | Exited | Failed
 ToWorker = Prepare | Bind | Admit | Extend | Cancel
 FromWorker = Warm | Prepared | Bound | Admitted | Refused | Emitted | Failed

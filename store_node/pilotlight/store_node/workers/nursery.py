@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ _LONGEST_DELAY_SECONDS = 30.0
 
 # A zygote has nothing to do when it is told to end, but for leaving Python.
 _END_SECONDS = 2.0
+
+# Checkpoints that a zygote is made ready for before the first fork, which they keep waiting for
+# a fraction of a second each; the others follow between forks.
+_PRELOADED = 16
 
 # A fork takes milliseconds; one that takes as long as this never ends.
 _FORK_SECONDS = 30.0
@@ -59,6 +64,9 @@ class Nursery:
         self._engine = engine
         self._target = target
         self._checkpoints = list(checkpoints)
+        self._to_learn: deque[Path] = deque()
+        """What the zygote that runs was not told of yet, while it is at another one."""
+        self._is_learning = False
         self._environment = dict(environment)
         self._logs = LogFiles(log_directory, engine)
         self._memory_bytes = memory_bytes
@@ -105,15 +113,18 @@ class Nursery:
         self._link = Link[messages.FromZygote](
             ours, messages.FromZygote, on_message=self._receive, on_closed=self._kill_zygote
         )
+        first, rest = self._checkpoints[:_PRELOADED], self._checkpoints[_PRELOADED:]
+        self._to_learn = deque(rest)
+        self._is_learning = False
         self._link.send(
-            messages.Preload(target=self._target, checkpoints=_names(self._checkpoints))
+            messages.Preload(target=self._target, checkpoints=tuple(str(each) for each in first))
         )
 
     def learn(self, checkpoints: Sequence[Path]) -> None:
         """Have the zygote, and those that may follow it, make ready for more checkpoints."""
         self._checkpoints += checkpoints
-        if self._link is not None:
-            self._link.send(messages.Learn(checkpoints=_names(checkpoints)))
+        self._to_learn.extend(checkpoints)
+        self._teach()
 
     @property
     def zygote_pid(self) -> int | None:
@@ -164,6 +175,13 @@ class Nursery:
             self._kill_zygote()
             await self._ended.wait()
 
+    def _teach(self) -> None:
+        """Have the zygote learn what is next: one at a time, for forks wait for it."""
+        if self._link is None or not self._is_ready or self._is_learning or not self._to_learn:
+            return
+        self._is_learning = True
+        self._link.send(messages.Learn(checkpoint=str(self._to_learn.popleft())))
+
     def _fork_waiting(self) -> None:
         assert self._link is not None
         for worker, theirs in self._waiting.values():
@@ -194,6 +212,10 @@ class Nursery:
                 self._delay_seconds = _FIRST_DELAY_SECONDS
                 self._fork_waiting()
                 self._on_ready()
+                self._teach()
+            case messages.Learned():
+                self._is_learning = False
+                self._teach()
             case messages.Forked():
                 self._forks_due.pop(message.worker_id).cancel()
                 assert self._link is not None
@@ -276,10 +298,6 @@ class Nursery:
         except OSError as error:
             _log.error("zygote can't be started", engine=self._engine, reason=str(error))
             self._start_later()
-
-
-def _names(directories: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(str(directory) for directory in directories)
 
 
 async def _wait_dead(workers: Sequence[Worker]) -> None:

@@ -62,7 +62,7 @@ class WorkerPool:
             memory_bytes: what a worker may allocate beside its weights; None = no limit.
         """
         self._engines = dict(engines)
-        self._checkpoints = list(dict.fromkeys(checkpoints))
+        self._checkpoints = dict.fromkeys(checkpoints)
         self._log_directory = log_directory
         self._n_warm = warm
         self._memory_bytes = memory_bytes
@@ -84,7 +84,7 @@ class WorkerPool:
             nursery = Nursery(
                 name,
                 target,
-                checkpoints=self._checkpoints,
+                checkpoints=tuple(self._checkpoints),
                 environment=self._environment,
                 log_directory=self._log_directory,
                 memory_bytes=self._memory_bytes,
@@ -98,7 +98,7 @@ class WorkerPool:
         new = [each for each in checkpoints if each not in self._checkpoints]
         if not new:
             return
-        self._checkpoints += new
+        self._checkpoints |= dict.fromkeys(new)
         for nursery in self._nurseries.values():
             nursery.learn(new)
 

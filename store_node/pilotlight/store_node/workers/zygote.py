@@ -34,6 +34,7 @@ from pilotlight.store_node.workers.messages import (
     Forked,
     ForkFailed,
     Learn,
+    Learned,
     Preload,
     Preloaded,
     ToZygote,
@@ -76,7 +77,8 @@ class Zygote:
                 case Preload():
                     self._preload(command)
                 case Learn():
-                    self._learn(command.checkpoints)
+                    self._learn((command.checkpoint,))
+                    self._channel.send(Learned())
                 case Fork():
                     self._fork(command)
         return commands is not None

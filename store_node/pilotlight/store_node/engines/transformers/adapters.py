@@ -16,11 +16,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from pilotlight.native_loader import LoaderError, load
 from pilotlight.store_node.errors import UnsupportedModel, WeightsMismatch
@@ -38,10 +40,33 @@ class _LoraConfig(msgspec.Struct, frozen=True, kw_only=True):
     r: int
     lora_alpha: float
     use_rslora: bool = False
-    use_dora: bool = False
-    bias: str = "none"
+    rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
-    modules_to_save: list[str] | None = None
+    init_lora_weights: Any = True
+    bias: str = "none"
+    # Each of these is something else than adding a product of two matrices.
+    use_dora: Any = None
+    use_qalora: Any = None
+    lora_bias: Any = None
+    modules_to_save: Any = None
+    layer_replication: Any = None
+    target_parameters: Any = None
+    trainable_token_indices: Any = None
+    alora_invocation_tokens: Any = None
+
+
+# Those that leave the model's own weights as they are; others take something out of them first.
+_INNOCENT_INITS = ("gaussian", "eva", "orthogonal")
+_UNKNOWN = (
+    "use_dora",
+    "use_qalora",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,26 +102,48 @@ class Adapter:
 
         Raises:
             WeightsMismatch: the model has no such modules, or of another shape.
+            UnsupportedModel: they are no matrices.
         """
         modules = dict(model.named_modules())
         if unknown := [name for name in self._pairs if name not in modules]:
             raise WeightsMismatch(unexpected=unknown)
-        misshaped: list[str] = []
-        for name, pair in self._pairs.items():
-            stored = getattr(modules[name], "weight", None)
-            shape = [pair.b.shape[0], pair.a.shape[1]]
-            # GPT-2's layers keep their matrix the other way round.
-            if stored is None or list(stored.shape) not in (shape, shape[::-1]):
-                misshaped.append(f"{name} (adapted as {shape})")
-                continue
-            _add(modules[name], pair, self._scale(name, pair.a.shape[0]), model)
+        if others := [name for name in self._pairs if not _is_linear(modules[name])]:
+            raise UnsupportedModel(
+                f"adapter {self._name!r} adapts {', '.join(others)}, which multiply by no matrix"
+            )
+        misshaped = [
+            f"{name} (adapted as {_shape(pair)})"
+            for name, pair in self._pairs.items()
+            if _shape(pair) not in _shapes(modules[name])
+        ]
         if misshaped:
             raise WeightsMismatch(misshaped=misshaped)
+        for name, pair in self._pairs.items():
+            _add(modules[name], pair, self._scale(name, pair.a.shape[0]), model)
 
     def _scale(self, module: str, rank: int) -> float:
         config = self._config
-        alpha = _matching(config.alpha_pattern, module, config.lora_alpha)
+        alpha = config.lora_alpha
+        # Keys are the ends of names, or expressions for them; the first that fits counts.
+        for key in (*config.rank_pattern, *config.alpha_pattern):
+            if re.match(rf"(.*\.)?({key})$", module):
+                alpha = config.alpha_pattern.get(key, alpha)
+                break
         return alpha / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear | Conv1D)
+
+
+def _shape(pair: _Pair) -> list[int]:
+    return [pair.b.shape[0], pair.a.shape[1]]
+
+
+def _shapes(module: Any) -> tuple[list[int], ...]:
+    """Return the shape of a module's matrix, which GPT-2's layers keep the other way round."""
+    shape = list(module.weight.shape)
+    return (shape[::-1],) if isinstance(module, Conv1D) else (shape,)
 
 
 def _add(module: torch.nn.Module, pair: _Pair, scale: float, model: PreTrainedModel) -> None:
@@ -110,14 +157,6 @@ def _add(module: torch.nn.Module, pair: _Pair, scale: float, model: PreTrainedMo
     module.register_forward_hook(add)
 
 
-def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """Return the value for a module; keys are the ends of names, or expressions for them."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
-
-
 def _read_config(directory: Path) -> _LoraConfig:
     path = directory / _CONFIG
     try:
@@ -126,16 +165,28 @@ def _read_config(directory: Path) -> _LoraConfig:
         raise UnsupportedModel(f"{path} can't be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnsupportedModel(f"{path} describes no LoRA adapter: {error}") from error
-    rules = {
-        f"is of type {config.peft_type!r}, not LORA": config.peft_type != "LORA",
-        "is of the DoRA kind": config.use_dora,
-        f"has biases ({config.bias})": config.bias != "none",
-        f"replaces whole modules: {config.modules_to_save}": bool(config.modules_to_save),
-    }
-    for what, is_so in rules.items():
-        if is_so:
-            raise UnsupportedModel(f"adapter {directory.name!r} {what}, which can't be attached")
+    if problem := _problem_of(config):
+        raise UnsupportedModel(f"adapter {directory.name!r} {problem}, which can't be attached")
     return config
+
+
+def _problem_of(config: _LoraConfig) -> str:
+    if config.peft_type != "LORA":
+        return f"is of type {config.peft_type!r}, not LORA"
+    if config.bias != "none":
+        return f"has biases ({config.bias})"
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower() not in _INNOCENT_INITS:
+        return f"goes with other weights than the model's own (init_lora_weights={init})"
+    for name in _UNKNOWN:
+        if value := getattr(config, name):
+            return f"has {name}={value!r}"
+    for key in (*config.rank_pattern, *config.alpha_pattern):
+        try:
+            re.compile(key)
+        except re.error as error:
+            return f"names modules by {key!r}, which is no expression ({error})"
+    return ""
 
 
 def _pairs_of(adapter: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, _Pair]:
@@ -149,7 +200,7 @@ def _pairs_of(adapter: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, _P
     broken = [
         module
         for module, pair in matrices.items()
-        if len(pair) != 2 or pair["a"].shape[0] != pair["b"].shape[1]
+        if len(pair) != 2 or not 0 < pair["a"].shape[0] == pair["b"].shape[1]
     ]
     if broken:
         raise WeightsMismatch(misshaped=[f"{module} (no pair of matrices)" for module in broken])

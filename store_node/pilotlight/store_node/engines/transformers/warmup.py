@@ -19,6 +19,7 @@ from pilotlight.store_node.engines.transformers.blueprints import (
     draw_blueprint,
     keep_blueprint,
 )
+from pilotlight.store_node.engines.transformers.bounds import bounded
 from pilotlight.store_node.engines.transformers.configuration import one_line
 from pilotlight.store_node.engines.transformers.options import TransformersOptions
 from pilotlight.store_node.engines.transformers.replica import Replica
@@ -34,6 +35,10 @@ from pilotlight.store_node.protocol.values import (
 )
 
 _log = logging.getLogger(__name__)
+
+# What one checkpoint's configuration may cost the process that all workers come from.
+_MOST_SECONDS = 10.0
+_MOST_BYTES = 1 << 30
 
 _SAMPLINGS = (
     Sampling(max_tokens=3, top_p=0.9, logprobs=1, presence_penalty=0.5),
@@ -70,7 +75,8 @@ def warm_up(checkpoints: Sequence[Path]) -> None:
     set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped there
     for directory in checkpoints:
         try:
-            _answer_once(keep_blueprint(directory))
+            with bounded(seconds=_MOST_SECONDS, memory_bytes=_MOST_BYTES):
+                _answer_once(keep_blueprint(directory))
         except UnsupportedModel as error:
             _log.warning("%s is left out: %s", directory.name, error)
         # A configuration may not bear being made small, and the library raises anything then.
