@@ -260,6 +260,41 @@ async def test_a_full_replica_is_left_alone_for_a_moment_only(
     assert client.ids == [10]
 
 
+async def test_smaller_requests_do_not_overtake_one_that_lacks_kv_memory(
+    case: RoutingCase,
+) -> None:
+    """A replica of four slots, whose memory holds one large request or four small ones."""
+    running: dict[str, int] = {}
+
+    def take(attempt: Attempt) -> None:
+        name = attempt.request.request_id
+        size = 4 if name == "large" else 1
+        if sum(running.values()) + size > 4:
+            attempt.refuse(ErrorCode.NO_KV_MEMORY)
+            return
+        running[name] = size
+        asyncio.get_running_loop().call_later(0.3, end, attempt)
+
+    def end(attempt: Attempt) -> None:
+        del running[attempt.request.request_id]
+        attempt.finish(10)
+
+    case.nodes.on_attempt = take
+    case.add("r1", concurrency=4)
+    small = [case.ask(f"early{number}") for number in range(3)]
+    await case.settle()
+    large = case.ask("large")
+    await case.settle()
+    small += [case.ask(f"late{number}") for number in range(40)]
+
+    await large.task
+
+    # The early ones, and at most those that had places while it was tried first.
+    assert sum(client.task.done() for client in small) <= 4
+    for client in small:
+        await client.task
+
+
 @pytest.mark.parametrize("code", [ErrorCode.CONTEXT_EXCEEDED, ErrorCode.INVALID_REQUEST])
 async def test_what_can_never_run_is_not_tried_again(case: RoutingCase, code: ErrorCode) -> None:
     case.add("r1")

@@ -7,7 +7,12 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from pilotlight.scheduler.errors import DuplicateRequest, QueueFull, ServerStopping
+from pilotlight.scheduler.errors import (
+    DuplicateRequest,
+    InvalidRequest,
+    QueueFull,
+    ServerStopping,
+)
 from pilotlight.scheduler.gateway.backend import Inference
 from pilotlight.scheduler.gateway.routing.testing import RoutingCase
 from pilotlight.store_node.protocol import TokenBatch
@@ -55,38 +60,45 @@ async def test_those_without_a_place_wait_and_are_demand(case: RoutingCase) -> N
     assert await asking == [[10], [11], [12]]
 
 
-@pytest.mark.parametrize("n_places", [0, 1])
-async def test_where_the_line_can_not_hold_all_none_is_taken(
-    case: RoutingCase, n_places: int
-) -> None:
-    case.deploy("m", queue_limit=2 - n_places)
-    if n_places:
-        case.add("r1")
+async def test_where_the_line_can_not_hold_all_none_is_taken(case: RoutingCase) -> None:
+    case.deploy("m", queue_limit=3)
+    case.ask("first")
+    await case.settle()
 
     with pytest.raises(QueueFull) as caught:
         await ask(case, three(case))
 
-    # With a place for one, two would wait.
-    assert str(caught.value) == (
-        f"0 requests already wait for 'm', which leaves no room for {3 - n_places} more"
-    )
-    assert all(counts == (0, 0) for counts in case.router.counts().values())
+    assert str(caught.value) == "1 requests already wait for 'm', which leaves no room for 3 more"
+    assert case.router.counts() == {"m": (1, 0)}
     await case.settle()
-    assert (case.nodes.attempts, case.link.demand) == ([], [])
+    assert case.nodes.attempts == []
 
 
 async def test_those_that_were_refused_leave_ids_and_places_to_others(case: RoutingCase) -> None:
-    case.deploy("m", queue_limit=1)
-    case.add("r1")
+    case.deploy("m", queue_limit=3)
+    waiting = [case.ask(f"w{number}") for number in range(2)]
+    await case.settle()
     with pytest.raises(QueueFull):
         await ask(case, three(case))
 
     client = case.ask("q0")
+    case.add("r1", concurrency=3)
     await case.settle()
-    case.nodes.last.finish(10)
-    await client.task
+    for attempt in case.nodes.attempts:
+        attempt.finish(10)
+    for each in (*waiting, client):
+        await each.task
 
     assert client.ids == [10]
+
+
+async def test_more_choices_than_may_ever_wait_are_refused_for_good(case: RoutingCase) -> None:
+    case.deploy("m", queue_limit=2)
+
+    with pytest.raises(InvalidRequest, match="no more than 2 requests may wait") as caught:
+        await ask(case, three(case))
+
+    assert caught.value.param == "n"
 
 
 async def test_none_is_taken_where_one_of_the_ids_runs(case: RoutingCase) -> None:
@@ -176,20 +188,23 @@ async def test_those_that_nobody_read_are_given_up_with_the_block(case: RoutingC
 
 
 async def test_one_that_lost_its_place_as_it_began_is_not_turned_away(case: RoutingCase) -> None:
-    case.deploy("m", queue_limit=1)
-    case.add("r1", concurrency=2)
+    case.deploy("m", queue_limit=3)
+    case.add("r1", concurrency=3)
 
     async with case.router.admit(three(case)) as runs:
+        other = case.ask("other")
+        await case.settle()
         # Before anything of them has run.
         case.remove("r1")
         reading = [asyncio.ensure_future(read(run)) for run in runs]
         await case.settle()
         counts = case.router.counts()
-        case.add("r2", concurrency=3)
+        case.add("r2", concurrency=4)
         await case.settle()
         for attempt in case.nodes.attempts:
             attempt.finish(10)
         answers = await asyncio.gather(*reading)
+        await other.task
 
-    assert counts == {"m": (3, 0)}
+    assert counts == {"m": (4, 0)}
     assert answers == [[10]] * 3

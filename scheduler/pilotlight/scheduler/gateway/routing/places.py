@@ -16,6 +16,9 @@ from pilotlight.scheduler.gateway.routing.waiting_lines import (
 )
 from pilotlight.store_node.protocol import ModelId, ReplicaId
 
+# As long as a node may take to say whether it has room for a request.
+_LARGE_SECONDS = 0.1
+
 
 class Places:
     """Gives requests places at replicas, first come, first served.
@@ -123,7 +126,7 @@ class Places:
             route = self._routes.choose(request.model, self._clock())
             if route is None:
                 return n_seated
-            self._routes.enter(route)
+            self._enter(request, route)
             request.is_new = False
             request.place = asyncio.get_running_loop().create_future()
             request.place.set_result(route)
@@ -134,6 +137,12 @@ class Places:
             route = self._routes.choose(model, self._clock())
             if route is None:
                 return
-            self._routes.enter(route)
             request = self._lines.give(model, route)
+            self._enter(request, route)
             self._lines.note_wait(model, self._clock() - request.arrived_at)
+
+    def _enter(self, request: PendingRequest, route: Route) -> None:
+        self._routes.enter(route)
+        if request.is_large:
+            # Smaller ones that came later would take what it waits for, again and again.
+            self.suspend(route, _LARGE_SECONDS)

@@ -26,6 +26,7 @@ from pilotlight.scheduler.core.actions import (
 from pilotlight.scheduler.errors import (
     ClientTooSlow,
     DuplicateRequest,
+    InvalidRequest,
     ModelUnavailable,
     RequestLost,
 )
@@ -46,6 +47,7 @@ from pilotlight.scheduler.gateway.routing.verdicts import (
     MOST_WORKERS_KILLED,
     Verdict,
     error_of,
+    is_too_large_for_now,
     pause_after,
     verdict_on,
 )
@@ -151,6 +153,13 @@ class Router:
         for inference in inferences:
             if inference.request_id in self._requests:
                 raise DuplicateRequest(inference.request_id)
+        if 1 < len(inferences) > model.queue_limit:
+            # They would be turned away for ever where no replica runs yet.
+            raise InvalidRequest(
+                f"{len(inferences)} choices are asked for, and no more than {model.queue_limit}"
+                f" requests may wait for {model.name!r}",
+                param="n",
+            )
         now = self._clock()
         requests = [
             PendingRequest(
@@ -247,6 +256,7 @@ class Router:
         if verdict is Verdict.TOO_SLOW:
             raise ClientTooSlow(request.inference.request_id)
         self._places.suspend(route, pause_after(ended))
+        request.is_large = is_too_large_for_now(ended)
         if verdict is Verdict.NOT_TAKEN:
             return
         log.warning(

@@ -67,6 +67,11 @@ def pause_after(ended: AttemptEnded) -> float:
     return _FULL_PAUSE_SECONDS if is_well else _UNREACHABLE_PAUSE_SECONDS
 
 
+def is_too_large_for_now(ended: AttemptEnded) -> bool:
+    """Whether smaller requests might get in where this one did not."""
+    return ended.refusal is not None and ended.refusal.code is ErrorCode.NO_KV_MEMORY
+
+
 def error_of(ended: AttemptEnded) -> SchedulerError:
     """Return what the client of a request that will never run is told."""
     if ended.refusal is not None and ended.refusal.code is ErrorCode.INVALID_LOGITS:

@@ -29,6 +29,8 @@ class PendingRequest:
     is_new: bool = True
     """Until it is given a place or stands in line; then it is not turned away any more."""
     has_waited: bool = False
+    is_large: bool = False
+    """Whether it was refused where smaller ones might have been taken."""
     place: asyncio.Future[Route] | None = None
     """Where it will run: set from when it asks until it takes it."""
     state: str = "waiting for a replica"
