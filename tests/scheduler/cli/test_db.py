@@ -18,15 +18,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_upgrades_the_state_at_home_once(state: Path, pilotlight: Run) -> None:
-    assert pilotlight("db", "upgrade") == (0, f"{state}: upgraded from nothing to 0001\n", "")
-    assert pilotlight("db", "upgrade") == (0, f"{state} is at schema 0001 already\n", "")
+    assert pilotlight("db", "upgrade") == (0, f"{state}: upgraded from nothing to 0002\n", "")
+    assert pilotlight("db", "upgrade") == (0, f"{state} is at schema 0002 already\n", "")
 
 
 def test_shows_the_schema_without_making_one(state: Path, pilotlight: Run) -> None:
     _, out, _ = pilotlight("db", "current", "-o", "json")
 
     assert json.loads(out) == [
-        {"state": str(state), "schema": None, "expected": "0001", "is_current": False}
+        {"state": str(state), "schema": None, "expected": "0002", "is_current": False}
     ]
     assert not state.exists()
 
@@ -36,7 +36,7 @@ def test_another_state_may_be_named(state: Path, pilotlight: Run, tmp_path: Path
 
     assert pilotlight("db", "upgrade", "--url", url)[0] == 0
     assert pilotlight("db", "current", "--url", url)[1].split()[-4:] == [
-        *(str(tmp_path / "other.db"), "0001", "0001", "True")
+        *(str(tmp_path / "other.db"), "0002", "0002", "True")
     ]
     assert not state.exists()
 

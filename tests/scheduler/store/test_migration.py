@@ -95,7 +95,7 @@ async def test_a_newer_schema_is_refused(url: str, execute: Execute) -> None:
     upgrade(url)
     execute(url, f"update {VERSION_TABLE} set version_num = '9999'")
 
-    assert "has schema 9999, newer than this version of Pilotlight knows (0001)" in refusal(url)
+    assert "has schema 9999, newer than this version of Pilotlight knows (0002)" in refusal(url)
     store = StateStore(url)
     with pytest.raises(StateUnavailable, match="newer than this version"):
         await store.open()

@@ -129,7 +129,8 @@ async def test_every_record_comes_back_as_it_was(store: StateStore) -> None:
 
 async def test_a_second_record_of_one_key_replaces_the_first(store: StateStore) -> None:
     assert START.estimated is not None
-    known = replace(START, measured=replace(START.estimated, prefill_seconds=0.5))
+    phases = replace(START.estimated, handover_seconds=0.01, prefill_seconds=0.5)
+    known = replace(START, measured=phases)
     await store.apply([PutModel(MODEL), PutReplica(REPLICA), PutStart(START)])
 
     await store.apply(

@@ -53,6 +53,7 @@ START_COLUMNS = (
     tables.seconds("measured_transfer_seconds", "TRANSFER"),
     tables.seconds("measured_worker_seconds", "WORKER"),
     tables.seconds("measured_bind_seconds", "BIND"),
+    tables.seconds("measured_handover_seconds", "HANDOVER"),
     tables.seconds("measured_prefill_seconds", "PREFILL"),
     tables.seconds("first_token_seconds"),
     tables.size("bytes_read", "READ", wide_only=True),

@@ -149,5 +149,6 @@ def _phases(of: EstimatedStart | StartOutcome) -> Phases:
         transfer_seconds=of.transfer_seconds,
         worker_seconds=of.worker_seconds,
         bind_seconds=of.bind_seconds,
+        handover_seconds=of.handover_seconds if isinstance(of, StartOutcome) else None,
         prefill_seconds=of.prefill_seconds,
     )

@@ -135,6 +135,7 @@ def _phases(phases: Phases) -> pb.StartPhases:
         transfer_seconds=phases.transfer_seconds,
         worker_seconds=phases.worker_seconds,
         bind_seconds=phases.bind_seconds,
+        handover_seconds=phases.handover_seconds,
         prefill_seconds=phases.prefill_seconds,
     )
 

@@ -593,12 +593,15 @@ class StartPhases(_message.Message):
     WORKER_SECONDS_FIELD_NUMBER: _builtins.int
     BIND_SECONDS_FIELD_NUMBER: _builtins.int
     PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
+    HANDOVER_SECONDS_FIELD_NUMBER: _builtins.int
     queue_seconds: _builtins.float
     transfer_seconds: _builtins.float
     worker_seconds: _builtins.float
     bind_seconds: _builtins.float
     prefill_seconds: _builtins.float
     """Of the first request; unset until it ran."""
+    handover_seconds: _builtins.float
+    """From READY to the first request; unset until that ran, and in estimates."""
     def __init__(
         self,
         *,
@@ -607,13 +610,19 @@ class StartPhases(_message.Message):
         worker_seconds: _builtins.float = ...,
         bind_seconds: _builtins.float = ...,
         prefill_seconds: _builtins.float | None = ...,
+        handover_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds", "prefill_seconds", b"prefill_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds", "_prefill_seconds", b"_prefill_seconds", "handover_seconds", b"handover_seconds", "prefill_seconds", b"prefill_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds", "bind_seconds", b"bind_seconds", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "transfer_seconds", b"transfer_seconds", "worker_seconds", b"worker_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds", "_prefill_seconds", b"_prefill_seconds", "bind_seconds", b"bind_seconds", "handover_seconds", b"handover_seconds", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "transfer_seconds", b"transfer_seconds", "worker_seconds", b"worker_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__handover_seconds: _TypeAlias = _typing.Literal["handover_seconds"]  # noqa: Y015
+    _WhichOneofArgType__handover_seconds: _TypeAlias = _typing.Literal["_handover_seconds", b"_handover_seconds"]  # noqa: Y015
     _WhichOneofReturnType__prefill_seconds: _TypeAlias = _typing.Literal["prefill_seconds"]  # noqa: Y015
     _WhichOneofArgType__prefill_seconds: _TypeAlias = _typing.Literal["_prefill_seconds", b"_prefill_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__handover_seconds) -> _WhichOneofReturnType__handover_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill_seconds) -> _WhichOneofReturnType__prefill_seconds | None: ...
 
 Global___StartPhases: _TypeAlias = StartPhases  # noqa: Y015

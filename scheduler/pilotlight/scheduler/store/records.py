@@ -68,6 +68,8 @@ class Phases:
     transfer_seconds: float
     worker_seconds: float
     bind_seconds: float
+    handover_seconds: float | None = None
+    """From READY to the first request; None until that ran, and in estimates."""
     prefill_seconds: float | None = None
     """Of the first request; None until it ran."""
 

@@ -91,7 +91,7 @@ decisions = Table(
     Index(None, "made_at"),
 )
 
-PHASES = ("queue", "transfer", "worker", "bind", "prefill")
+PHASES = ("queue", "transfer", "worker", "bind", "handover", "prefill")
 
 
 def _phase_columns(prefix: str) -> list[Column[float]]:

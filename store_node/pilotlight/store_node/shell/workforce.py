@@ -65,7 +65,7 @@ class Workforce:
         self._tasks.create_task(self._prepare(replica_id, worker, setup))
 
     def start_ended(self, replica_id: ReplicaId) -> None:
-        """Note that a replica is ready, or will never be."""
+        """Note that a replica answers, or never will."""
         worker = self._workers.get(replica_id)
         if worker is not None:
             self._pool.start_ended(worker)

@@ -158,6 +158,8 @@ class WorkerPool:
         return worker
 
     def _fill_all(self) -> None:
+        """Make what is lacking, now that no start is under way, or none has waited for longer."""
+        self._starting.clear()
         self._end_pause()
         for engine in self._nurseries:
             self._fill(engine)
