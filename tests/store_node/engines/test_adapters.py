@@ -95,8 +95,8 @@ def setup_with(checkpoint: Checkpoints, make_setup: Setups) -> Callable[..., Eng
         ({}, 2.0),  # 6 / 3
         ({"use_rslora": True}, 6 / 3**0.5),
         ({"alpha_pattern": {"q_proj": 3, "c_attn|c_proj|k_proj|down_proj": 3}}, 1.0),  # 3 / 3
-        # The first key that fits counts, and of ranks come first.
-        ({"rank_pattern": {".*": _RANK}, "alpha_pattern": {"q_proj|c_attn": 9}}, 2.0),
+        # The first key that fits counts.
+        ({"alpha_pattern": {".*": 3, "q_proj|c_attn": 9}}, 1.0),
     ],
     ids=["plain", "rank-stabilised", "pattern", "patterns"],
 )

@@ -23,8 +23,11 @@ class CountingDecoder:
         self.steps: list[list[int]] = []
         """Tokens of each part, by step."""
         self.capacities: list[int] = []
+        self.most_tokens = 1_000_000
 
     def begin(self, capacity_tokens: int) -> list[int]:
+        if capacity_tokens > self.most_tokens:
+            raise MemoryError(f"no memory for {capacity_tokens} tokens")
         self.capacities.append(capacity_tokens)
         return []
 
@@ -184,3 +187,19 @@ def test_what_is_extended_and_can_not_be_cut_is_computed_anew() -> None:
 
     assert decoder.steps == [[5], [8]]
     assert emission.token_ids == (0,)
+
+
+@pytest.mark.parametrize(("n_running", "code"), [(0, "too_long"), (1, "full")])
+def test_a_request_whose_memory_can_not_be_had_is_refused(n_running: int, code: str) -> None:
+    decoder = CountingDecoder()
+    loop = _loop(decoder)
+    for number in range(n_running):
+        loop.admit(_work(str(number), 3, max_tokens=10))
+    decoder.most_tokens = 20
+
+    with pytest.raises(WorkRefused, match="no memory for 64 tokens") as refused:
+        loop.admit(_work("large", 3, max_tokens=50))
+
+    assert refused.value.code == code
+    decoder.most_tokens = 100
+    loop.admit(_work("large", 3, max_tokens=50))

@@ -14,7 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pilotlight.store_node.engines import Engine, EngineSetup, Offer, Weights, Work, WorkFailure
+from pilotlight.store_node.engines import (
+    Engine,
+    EngineSetup,
+    Offer,
+    Weights,
+    Work,
+    WorkFailure,
+    WorkRefused,
+)
 from pilotlight.store_node.engines.transformers import TransformersEngine, blueprints, warmup
 from pilotlight.store_node.engines.transformers.loop import StepLoop
 from pilotlight.store_node.errors import (
@@ -23,7 +31,7 @@ from pilotlight.store_node.errors import (
     WeightsMismatch,
 )
 from pilotlight.store_node.protocol import FinishReason, RequestId, Sampling
-from pilotlight.store_node.testing import EngineContract, Transcript, run_to_end
+from pilotlight.store_node.testing import EngineContract, EngineRun, Transcript, run_to_end
 
 PACKED = ["llama", "qwen2", "qwen3", "mistral", "opt", "gpt2", "gemma", "gemma2", "phi"]
 # Its positions are biases of attention, which the library's interface does not know.
@@ -186,6 +194,32 @@ def test_a_penalty_that_makes_logits_overflow_ends_the_request_and_no_other(
 
     assert scripts[RequestId("penalised")].failure is not None
     assert len(scripts[RequestId("plain")].token_ids) == 24
+
+
+def test_a_request_that_finds_no_memory_is_refused_and_no_other_notices(
+    checkpoint: Checkpoints,
+    make_setup: Setups,
+    stored_weights: WeightsOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = checkpoint("llama")
+    setup = make_setup(directory, concurrency=2, engine_options={"kv_tokens": "4096"})
+    engine, _ = _bind(setup, stored_weights(directory))
+    alone = _answer(engine, (5, 6)).token_ids
+    run = EngineRun(engine)
+    script = run.admit(_work("a", (5, 6)))
+    run.step()
+
+    def refuse(*_: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "new_empty", refuse)
+        with pytest.raises(WorkRefused, match="no memory for 64 tokens"):
+            engine.admit(_work("b", (5, 6), max_tokens=60))
+
+    run.to_end()
+    assert script.token_ids == alone
 
 
 def test_kv_memory_of_less_than_a_block_is_refused(

@@ -40,7 +40,6 @@ class _LoraConfig(msgspec.Struct, frozen=True, kw_only=True):
     r: int
     lora_alpha: float
     use_rslora: bool = False
-    rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
     init_lora_weights: Any = True
     bias: str = "none"
@@ -123,12 +122,13 @@ class Adapter:
 
     def _scale(self, module: str, rank: int) -> float:
         config = self._config
-        alpha = config.lora_alpha
         # Keys are the ends of names, or expressions for them; the first that fits counts.
-        for key in (*config.rank_pattern, *config.alpha_pattern):
-            if re.match(rf"(.*\.)?({key})$", module):
-                alpha = config.alpha_pattern.get(key, alpha)
-                break
+        fitting = (
+            value
+            for key, value in config.alpha_pattern.items()
+            if re.match(rf"(.*\.)?({key})$", module)
+        )
+        alpha = next(fitting, config.lora_alpha)
         return alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 
@@ -181,7 +181,7 @@ def _problem_of(config: _LoraConfig) -> str:
     for name in _UNKNOWN:
         if value := getattr(config, name):
             return f"has {name}={value!r}"
-    for key in (*config.rank_pattern, *config.alpha_pattern):
+    for key in config.alpha_pattern:
         try:
             re.compile(key)
         except re.error as error:

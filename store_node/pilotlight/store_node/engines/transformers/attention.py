@@ -38,17 +38,27 @@ class UnknownAttention(NotImplementedError):
 class Past:
     """The keys and values of one sequence, in buffers as long as it may ever become."""
 
-    def __init__(self, capacity_tokens: int) -> None:
+    def __init__(self, capacity_tokens: int, shapes: KvShapes) -> None:
+        """Take the buffers of all layers, once their shapes are known.
+
+        Raises:
+            MemoryError: there is no memory for them.
+        """
         self.n_tokens = 0
         """How many are computed."""
         self._capacity_tokens = capacity_tokens
+        self._shapes = shapes
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for layer, (key, value) in shapes.items():
+            self._layers[layer] = self._buffer(key), self._buffer(value)
 
     def append(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store those [heads, n, size] of new tokens; return those of all, without a copy."""
         if layer not in self._layers:
+            # A model's first request is the one to find out.
+            self._shapes.setdefault(layer, (key[:, :0].clone(), value[:, :0].clone()))
             self._layers[layer] = self._buffer(key), self._buffer(value)
         keys, values = self._layers[layer]
         end = self.n_tokens + key.shape[1]
@@ -57,7 +67,15 @@ class Past:
         return keys[:, :end], values[:, :end]
 
     def _buffer(self, part: torch.Tensor) -> torch.Tensor:
-        return part.new_empty(part.shape[0], self._capacity_tokens, part.shape[2])
+        try:
+            return part.new_empty(part.shape[0], self._capacity_tokens, part.shape[2])
+        except RuntimeError as error:
+            # Torch has no class of its own for it.
+            raise MemoryError(f"no memory for {self._capacity_tokens} tokens") from error
+
+
+KvShapes = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of no token, by layer: what those of a model are like."""
 
 
 class Share:

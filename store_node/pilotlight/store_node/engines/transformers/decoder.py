@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from pilotlight.store_node.engines.transformers.attention import Past, Share, attending
+from pilotlight.store_node.engines.transformers.attention import KvShapes, Past, Share, attending
 
 S = TypeVar("S")
 
@@ -31,7 +31,11 @@ class Decoder(Protocol[S]):
     """Computes sequences, whose state `S` only it knows."""
 
     def begin(self, capacity_tokens: int) -> S:
-        """Begin a sequence that will have at most so many tokens."""
+        """Begin a sequence that will have at most so many tokens.
+
+        Raises:
+            MemoryError: there is no memory for them.
+        """
         ...
 
     def extend(self, parts: Sequence[Part[S]]) -> torch.Tensor:
@@ -53,10 +57,11 @@ class PackedDecoder:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._takes_places = _takes(model, "logits_to_keep")
+        self._shapes: KvShapes = {}
 
     def begin(self, capacity_tokens: int) -> Past:
         """Begin a sequence."""
-        return Past(capacity_tokens)
+        return Past(capacity_tokens, self._shapes)
 
     @torch.inference_mode()
     def extend(self, parts: Sequence[Part[Past]]) -> torch.Tensor:

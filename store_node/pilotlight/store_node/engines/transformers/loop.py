@@ -110,7 +110,11 @@ class StepLoop(Generic[S]):
     def admit(self, work: Work) -> None:
         """Take a request, or raise WorkRefused."""
         progress = self._room.admit(work)
-        sequence = self._decoder.begin(self._room.tokens_of(work.request_id))
+        try:
+            sequence = self._decoder.begin(self._room.tokens_of(work.request_id))
+        except MemoryError as error:
+            self._room.release(work.request_id)
+            raise WorkRefused("full" if self._running else "too_long", str(error)) from error
         self._running[work.request_id] = _Running(progress, sequence, now=self._clock())
 
     def extend(self, extension: Extension) -> None:
