@@ -49,14 +49,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(home: Path, *arguments: str) -> Generator[Running]:
+def running(home: Path, *arguments: str, temporary: Path | None = None) -> Generator[Running]:
     mark = f"TEST_RUN={uuid.uuid4().hex}"
     with subprocess.Popen(
         [*BENCH, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PILOTLIGHT_HOME": str(home), "TEST_RUN": mark.partition("=")[2]},
+        env=os.environ
+        | {"PILOTLIGHT_HOME": str(home), "TEST_RUN": mark.partition("=")[2]}
+        | ({} if temporary is None else {"TMPDIR": str(temporary)}),
     ) as process:
         try:
             yield Running(process, mark)
@@ -92,7 +94,7 @@ def test_a_short_bench_has_all_figures_and_leaves_nothing(home: Path, tmp_path: 
         assert words in out, words
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_bench_leaves_nothing(how: signal.Signals, home: Path) -> None:
     with running(home, "--only", "starts") as bench:
         bench.wait_for(lambda: bool(list(home.glob("bench/run-*/warm-0/log"))))
@@ -104,6 +106,57 @@ def test_an_interrupted_bench_leaves_nothing(how: signal.Signals, home: Path) ->
         assert "Traceback" not in out
         assert bench.left() == []
         assert list(home.glob("bench/run-*")) == []
+
+
+def test_an_impatient_interrupt_ends_it_as_quietly(home: Path) -> None:
+    with running(home, "--only", "starts") as bench:
+        bench.wait_for(lambda: bool(list(home.glob("bench/run-*/warm-0/log"))))
+
+        for _ in range(3):
+            bench.process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        out, _ = bench.process.communicate(timeout=60)
+
+        # The last one may meet an interpreter that is ending.
+        assert bench.process.returncode in (130, -signal.SIGINT)
+        assert "is closed" not in out
+        assert bench.left() == []
+        assert list(home.glob("bench/run-*")) == []
+
+
+def test_what_a_killed_bench_has_left_is_gone_after_the_next(home: Path, tmp_path: Path) -> None:
+    with running(home, "--only", "starts", temporary=tmp_path) as bench:
+        bench.wait_for(lambda: bool(list(home.glob("bench/run-*/warm-0/log"))))
+        bench.process.kill()
+        bench.process.wait()
+    (stale,) = home.glob("bench/run-*")
+
+    with running(home, "--only", "starts", temporary=tmp_path) as bench:
+        bench.wait_for(lambda: set(home.glob("bench/run-*")) not in (set(), {stale}))
+        kept = stale.exists()
+        bench.process.send_signal(signal.SIGINT)
+        bench.process.communicate(timeout=60)
+
+    assert not kept
+    assert list(home.glob("bench/run-*")) == []
+    assert list(tmp_path.glob("pilotlight-*")) == []
+
+
+def test_a_node_that_dies_under_a_bench_is_told_as_such(home: Path) -> None:
+    with running(home, "--only", "starts", "--repetitions", "50") as bench:
+        bench.wait_for(lambda: bool(nodes_of(bench)))
+
+        os.kill(nodes_of(bench)[0], signal.SIGKILL)
+        out, _ = bench.process.communicate(timeout=60)
+
+        assert bench.process.returncode == 1
+        assert "a node has ended with exit code -9" in out.splitlines()[-1]
+        assert bench.left() == []
+
+
+def nodes_of(bench: Running) -> list[int]:
+    mark = b"warm-0/node.yaml"
+    return [pid for pid in bench.left() if mark in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_bench_that_is_interrupted_while_it_makes_checkpoints_leaves_nothing(
@@ -133,4 +186,24 @@ def test_weights_that_no_engine_can_run_are_one_line(home: Path, tmp_path: Path)
         assert bench.process.returncode == 1
         assert "Traceback" not in out
         assert "no-such-model" in out.splitlines()[-1]
+        assert bench.left() == []
+
+
+def test_weights_of_another_model_are_told_by_our_engine_before_anything_builds_it(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    made = home / "bench" / "checkpoints" / "llama-23m"
+    (folder / "model.safetensors").symlink_to(made / "model.safetensors")
+    configuration = json.loads((made / "config.json").read_text())
+    # from_pretrained says so in words of its own, once the model is built.
+    configuration["intermediate_size"] += 64
+    (folder / "config.json").write_text(json.dumps(configuration))
+
+    with running(home, "--only", "starts", "--checkpoint", str(folder)) as bench:
+        out, _ = bench.process.communicate(timeout=120)
+
+        assert bench.process.returncode == 1
+        assert out.splitlines()[-1].startswith("Error: odd: forks: WeightsMismatch: ")
         assert bench.left() == []

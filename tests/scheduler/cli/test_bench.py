@@ -89,7 +89,12 @@ def test_a_bench_may_be_a_third_party_s(pilotlight: Run, monkeypatch: pytest.Mon
     ("arguments", "words"),
     [
         (["--repetitions", "0"], "0 is not in the range x>=1"),
-        (["--threads", "0"], "0 is not in the range x>=1"),
+        (["--threads", "0"], "0 is not in the range 1<=x<="),
+        (["--threads", "100000"], "100000 is not in the range 1<=x<="),
+        (
+            ["--only", "equality", "--checkpoint", "a-directory"],
+            "--checkpoint is for starts and throughput: equality makes models of its own",
+        ),
         (["--only", "everything"], "'everything' is not one of"),
         (["a-directory"], "unexpected extra argument"),
     ],

@@ -37,6 +37,13 @@ class Inference:
     sampling: Sampling
     deadline_seconds: float
     """From now."""
+    choice_of: RequestId | None = None
+    """The request of several answers that this is one of; None = it is a client's own."""
+
+    @property
+    def asked_as(self) -> RequestId:
+        """Return the id that the client knows, for what it is told."""
+        return self.choice_of or self.request_id
 
 
 class Backend(Protocol):

@@ -32,6 +32,24 @@ def files_of(checkpoint: Checkpoint) -> list[Path]:
     return [file.path for file in checkpoint.files]
 
 
+async def bind_alone(
+    checkpoint: Checkpoint, held: Loaded, *, forks: Child, threads: int
+) -> BoundAlone:
+    """Prepare, bind and compute the first token in a new process.
+
+    Raises:
+        BenchFailed: our engine can't run it.
+    """
+    question = BindAlone(
+        directory=str(checkpoint.path),
+        pool=f"/proc/{os.getpid()}/fd/{held.fd}",
+        layout=held.layout,
+        prompt_ids=PROMPT_IDS,
+        threads=threads,
+    )
+    return await forks.ask(question, BoundAlone)
+
+
 class Alone:
     """Measures one checkpoint, which is held in memory meanwhile."""
 
@@ -44,6 +62,7 @@ class Alone:
         forks: Child,
         threads: int,
     ) -> None:
+        self._checkpoint = checkpoint
         self._directory = str(checkpoint.path)
         self._files = files_of(checkpoint)
         self._held = held
@@ -58,14 +77,9 @@ class Alone:
 
     async def bind(self) -> BoundAlone:
         """Prepare, bind and compute the first token in a new process."""
-        question = BindAlone(
-            directory=self._directory,
-            pool=f"/proc/{os.getpid()}/fd/{self._held.fd}",
-            layout=self._held.layout,
-            prompt_ids=PROMPT_IDS,
-            threads=self._threads,
+        return await bind_alone(
+            self._checkpoint, self._held, forks=self._forks, threads=self._threads
         )
-        return await self._forks.ask(question, BoundAlone)
 
     async def imported(self, tier: Tier) -> Rival:
         """Have `from_pretrained` do it in a process whose imports are done."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import shutil
 import signal
 import tempfile
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,11 @@ from pilotlight.store_node.bench.throughput import (
 )
 
 T = TypeVar("T")
+
+_RUN = "run-"
+"""A run's folder begins so; the rest is of chance."""
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 REQUESTS = 500
 SHORT_REQUESTS = 10
@@ -101,7 +107,7 @@ async def _measure(plan: Plan, own: Mapping[str, Checkpoint], directory: Path) -
         await _make([*recipes["starts"], *recipes["throughput"]], kept)
         started = {each.name: Checkpoint.open(kept / each.name) for each in recipes["starts"]}
         served = {each.name: kept / each.name for each in recipes["throughput"]}
-    with tempfile.TemporaryDirectory(dir=directory, prefix="run-") as folder:
+    with tempfile.TemporaryDirectory(dir=directory, prefix=_RUN) as folder:
         return Measured(
             sizes_bytes={name: each.size_bytes for name, each in started.items()},
             starts=await _starts(plan, started, Path(folder)),
@@ -180,6 +186,9 @@ def _only_bench(home: Path) -> Generator[Path]:
             raise BenchFailed(
                 f"a bench runs in {directory}; beside it, this one would measure nothing"
             ) from None
+        for stale in directory.glob(f"{_RUN}*"):
+            # Of one that was killed: whoever holds the lock is the only one.
+            shutil.rmtree(stale, ignore_errors=True)
         yield directory
 
 
@@ -193,10 +202,25 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     async def stoppable() -> T:
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        _on_stop(task.cancel)
         return await work
 
     try:
         return asyncio.run(stoppable())
     except asyncio.CancelledError as exc:
         raise KeyboardInterrupt from exc
+
+
+def _on_stop(stop: Callable[[], object]) -> None:
+    """Have the first signal to stop do that; those that follow don't hurry what then ends."""
+    loop = asyncio.get_running_loop()
+    # One that is ignored, as with nohup, stays so.
+    heard = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def note() -> None:
+        for number in heard:
+            loop.add_signal_handler(number, lambda: None)
+        stop()
+
+    for number in heard:
+        loop.add_signal_handler(number, note)

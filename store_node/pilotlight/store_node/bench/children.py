@@ -47,7 +47,8 @@ class Child:
         cls, module: str, *arguments: str, environ: Mapping[str, str]
     ) -> AsyncGenerator[Child]:
         """Run `python -m pilotlight.store_node.bench.MODULE PARENT_PID ARGUMENTS` in the block."""
-        with tempfile.NamedTemporaryFile(prefix=f"pilotlight-bench-{module}-") as log:
+        # Without a name, it goes with its processes, even where all of them are killed.
+        with tempfile.TemporaryFile() as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", f"{__package__}.{module}"),
                 *(str(os.getpid()), *arguments),
@@ -60,7 +61,7 @@ class Child:
                 start_new_session=True,
             )
             try:
-                yield cls(module, process, Path(log.name))
+                yield cls(module, process, Path(f"/proc/self/fd/{log.fileno()}"))
             finally:
                 await _end(process)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 PARTS = ("starts", "throughput", "equality")
+
+MOST_THREADS = 4 * (os.cpu_count() or 1)
+"""More would only wait for each other."""
 
 
 @click.command()
@@ -42,7 +46,7 @@ PARTS = ("starts", "throughput", "equality")
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_THREADS),
     default=None,
     help="For whatever computes, ours or not.  [default: half of the processors]",
 )
@@ -76,12 +80,14 @@ def start(
     pilotlight bench start --json figures.json
     pilotlight bench start --only starts --checkpoint ~/models/opt-125m
     """
-    import os
-
     from pilotlight.process.home import home_directory
     from pilotlight.store_node.bench.bench import Plan, run_bench
     from pilotlight.store_node.bench.machine import default_threads
 
+    if checkpoints and set(parts) == {"equality"}:
+        raise click.UsageError(
+            "--checkpoint is for starts and throughput: equality makes models of its own"
+        )
     run_bench(
         Plan(
             home=home_directory(os.environ),

@@ -49,6 +49,7 @@ ENGINE = "transformers"
 
 _STEP_SECONDS = 120.0
 _STOP_SECONDS = 15.0
+_LOSS_SECONDS = 2.0
 # Longer than any bench: nothing but starts is to happen on the node.
 _NEVER_SECONDS = 86_400.0
 
@@ -202,7 +203,7 @@ class BenchNode:
         try:
             await call(message, timeout=_STEP_SECONDS)
         except grpc.aio.AioRpcError as exc:
-            raise _refused(exc) from exc
+            raise await self._failure(exc) from exc
 
     async def _generate(self, request: GenerateRequest) -> TokenBatch:
         call = self._stub.Generate(wire.to_message(request, store_node_pb2.GenerateRequest))
@@ -212,13 +213,17 @@ class BenchNode:
                 if batch.token_ids:
                     return batch
         except grpc.aio.AioRpcError as exc:
-            raise _refused(exc) from exc
+            raise await self._failure(exc) from exc
         raise BenchFailed("a request ended without a token")
 
-
-def _refused(error: grpc.aio.AioRpcError) -> BenchFailed:
-    refusal = refusal_of(error)
-    return BenchFailed(f"the node refused: {refusal.message if refusal else error.details()}")
+    async def _failure(self, error: grpc.aio.AioRpcError) -> BenchFailed:
+        refusal = refusal_of(error)
+        if refusal is not None:
+            return BenchFailed(f"the node refused: {refusal.message}")
+        # A connection breaks before the process that had it is known to have ended.
+        is_cut = error.code() is grpc.StatusCode.UNAVAILABLE
+        lost = await self._registry.loss(seconds=_LOSS_SECONDS) if is_cut else ""
+        return BenchFailed(lost or f"a call to the node failed: {error.details()}")
 
 
 async def _spawn(plan: NodePlan, folder: Path, controller: str) -> tuple[Process, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeAlias
 
@@ -65,6 +66,15 @@ class Registry(store_node_pb2_grpc.NodeRegistryServicer):
         """Have all who wait fail: the node is gone."""
         self._lost = reason
         self._changed.set()
+
+    async def loss(self, *, seconds: float) -> str:
+        """Return why the node is gone, as soon as that is known; "" if it is not in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._lost:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._lost
 
     async def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float) -> None:
         """Wait until what the node says makes a condition true.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pilotlight.native_loader import Checkpoint
 from pilotlight.process.progress import StepProgress
-from pilotlight.store_node.bench.alone import PROMPT_IDS, Alone, files_of
+from pilotlight.store_node.bench.alone import PROMPT_IDS, Alone, bind_alone, files_of
 from pilotlight.store_node.bench.children import Child, child_environ
 from pilotlight.store_node.bench.errors import BenchFailed, named
 from pilotlight.store_node.bench.loaded import loaded
@@ -57,14 +57,15 @@ async def measure_starts(
     """
     rounds: dict[str, list[Round]] = {}
     async with AsyncExitStack() as stack:
-        warm = await stack.enter_async_context(_node(plan, folder, warm_workers=1))
-        cold = await stack.enter_async_context(_node(plan, folder, warm_workers=0))
         directories = [str(each.path) for each in plan.checkpoints.values()]
         environ = child_environ(plan.threads)
         forks = await stack.enter_async_context(
             Child.running("forks", *directories, environ=environ)
         )
         await forks.receive(Ready)
+        await _bind_each(plan, forks)
+        warm = await stack.enter_async_context(_node(plan, folder, warm_workers=1))
+        cold = await stack.enter_async_context(_node(plan, folder, warm_workers=0))
         rng = random.Random(plan.seed)
         for name, checkpoint in plan.checkpoints.items():
             progress.begin(f"starts of {name}")
@@ -83,6 +84,17 @@ async def measure_starts(
             for node in (warm, cold):
                 await node.evict(name)
     return rounds
+
+
+async def _bind_each(plan: StartPlan, forks: Child) -> None:
+    """Find out whether our engine can run each checkpoint, before anything else tries to.
+
+    It says at once that weights are those of a smaller model, which `from_pretrained`
+    may build until no memory is left.
+    """
+    for name, checkpoint in plan.checkpoints.items():
+        with named(name), loaded(checkpoint) as held:
+            await bind_alone(checkpoint, held, forks=forks, threads=plan.threads)
 
 
 class _Course:

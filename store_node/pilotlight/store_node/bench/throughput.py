@@ -88,17 +88,16 @@ async def _running_track(
 ) -> AsyncGenerator[_Track]:
     environ = child_environ(plan.threads)
     arguments = (str(directory), str(max(CONCURRENCIES)))
-    async with (
-        Child.running("our_loop", *arguments, environ=environ) as ours,
-        Child.running("their_loop", str(directory), environ=environ) as theirs,
-    ):
+    async with Child.running("our_loop", *arguments, environ=environ) as ours:
+        # Only weights that fit their model are the other's affair: it would fill up the rest.
         bound = await ours.receive(Ready)
-        await theirs.receive(Ready)
-        track = _Track(ours, theirs, random.Random(plan.seed), progress)
-        track.prompt_tokens = [
-            n for n in PREFILLS_PER_ROUND if n < (bound.context_tokens or math.inf)
-        ]
-        yield track
+        async with Child.running("their_loop", str(directory), environ=environ) as theirs:
+            await theirs.receive(Ready)
+            track = _Track(ours, theirs, random.Random(plan.seed), progress)
+            track.prompt_tokens = [
+                n for n in PREFILLS_PER_ROUND if n < (bound.context_tokens or math.inf)
+            ]
+            yield track
 
 
 class _Track:

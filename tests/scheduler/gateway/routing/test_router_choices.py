@@ -8,13 +8,16 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from pilotlight.scheduler.errors import (
+    DeadlineExceeded,
     DuplicateRequest,
     InvalidRequest,
     QueueFull,
+    RequestLost,
     ServerStopping,
 )
 from pilotlight.scheduler.gateway.backend import Inference
 from pilotlight.scheduler.gateway.routing.testing import RoutingCase
+from pilotlight.scheduler.gateway.text.choices import choice_of
 from pilotlight.store_node.protocol import TokenBatch
 from pilotlight.store_node.protocol.refusals import ErrorCode
 
@@ -208,3 +211,45 @@ async def test_one_that_lost_its_place_as_it_began_is_not_turned_away(case: Rout
 
     assert counts == {"m": (4, 0)}
     assert answers == [[10]] * 3
+
+
+async def test_one_that_is_slow_to_end_keeps_no_other_from_being_given_up(
+    case: RoutingCase,
+) -> None:
+    case.add("r1", concurrency=2)
+    asking = asyncio.ensure_future(hold(case, three(case)))
+    await case.settle()
+    before = case.router.counts()
+
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    assert before == {"m": (1, 2)}
+    assert isinstance(asking.exception(), RuntimeError)
+    assert case.router.counts() == {"m": (0, 1)}
+    client = case.ask("q2")
+    case.add("r2")
+    await case.settle()
+    case.nodes.last.finish(10)
+    await client.task
+    assert client.ids == [10]
+
+
+async def hold(case: RoutingCase, inferences: Sequence[Inference]) -> None:
+    """Wait beside somebody who still reads the first."""
+    async with case.router.admit(inferences) as runs:
+        reading = asyncio.ensure_future(read(runs[0]))
+        await asyncio.wait([reading])
+
+
+async def test_errors_name_the_request_as_its_client_does(case: RoutingCase) -> None:
+    case.add("r1")
+    second = choice_of(case.inference("mine"), 1)
+    late = asyncio.ensure_future(ask(case, [second]))
+
+    with pytest.raises(DeadlineExceeded, match="request 'mine' passed its 300 s"):
+        await late
+
+    case.nodes.on_attempt = lambda attempt: attempt.refuse(ErrorCode.WORKER_DIED)
+    with pytest.raises(RequestLost, match="request 'mine' was lost 2 times"):
+        await ask(case, [second])

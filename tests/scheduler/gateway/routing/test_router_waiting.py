@@ -65,6 +65,24 @@ async def test_a_newcomer_does_not_overtake_who_is_about_to_be_called(case: Rout
     assert case.nodes.last.request.request_id == "q1"
 
 
+async def test_one_that_is_lost_is_before_who_waits_already(case: RoutingCase) -> None:
+    case.add("r1")
+    case.ask("running")
+    case.add("r2")
+    case.ask("waiting")
+    await case.settle()
+    running, waiting = case.nodes.attempts
+    waiting.refuse(ErrorCode.NO_SLOT)
+
+    # The pause of r2 is over, and the line is looked at a moment later.
+    await asyncio.sleep(0.1005)
+    running.refuse(ErrorCode.WORKER_DIED)
+    await case.settle()
+
+    latest = case.nodes.last
+    assert (latest.address, latest.request.request_id) == ("r2", "running")
+
+
 async def test_no_replica_gets_more_than_it_takes_at_once(case: RoutingCase) -> None:
     case.add("r1", concurrency=2)
 

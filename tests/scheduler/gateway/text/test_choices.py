@@ -59,6 +59,7 @@ def test_each_other_choice_has_an_id_and_a_seed_that_follow_from_the_requests() 
     choices = [choice_of(INFERENCE, index) for index in (1, 2)]
 
     assert [choice.request_id for choice in choices] == ["req-1.1", "req-1.2"]
+    assert {choice.asked_as for choice in choices} == {"req-1"}
     assert [choice.sampling.seed for choice in choices] == [2**64 - 1, 0]
     assert {choice.prompt_ids for choice in choices} == {(1, 2)}
     assert [choice.sampling.logit_bias for choice in choices] == [{3: 1.0}] * 2

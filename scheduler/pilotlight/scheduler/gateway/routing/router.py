@@ -12,7 +12,7 @@ been lost too often, or when a node says that it can never run.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import TracebackType
 
 import structlog
@@ -110,15 +110,14 @@ class Router:
         model = await self._link.find(inferences[0].model)
         requests = self._enter(inferences, model)
         runs = [self._run(request) for request in requests]
-        try:
+        # Whatever interrupts the end of one, the others are given up all the same.
+        async with AsyncExitStack() as stack:
+            for request, run in zip(requests, runs, strict=True):
+                # Of one that was never begun, too.
+                stack.callback(self._forget, request)
+                stack.push_async_callback(run.aclose)
             self._places.ask(requests)
             yield runs
-        finally:
-            for run in runs:
-                await run.aclose()
-            for request in requests:
-                # Of one that was never begun, too.
-                self._forget(request)
 
     # -- for the controller
 
@@ -186,9 +185,10 @@ class Router:
                                 yield batch
                                 if batch.finish_reason is not None:
                                     return
+                    # Before its place is given back, which calls the first in line.
+                    self._places.ask([request])
                 finally:
                     self._places.release(route)
-                self._places.ask([request])
         finally:
             self._forget(request)
 
@@ -254,7 +254,7 @@ class Router:
         if verdict is Verdict.TOO_LATE or self._clock() >= request.deadline:
             raise request.too_late()
         if verdict is Verdict.TOO_SLOW:
-            raise ClientTooSlow(request.inference.request_id)
+            raise ClientTooSlow(request.inference.asked_as)
         self._places.suspend(route, pause_after(ended))
         request.is_large = is_too_large_for_now(ended)
         if verdict is Verdict.NOT_TAKEN:
@@ -270,7 +270,7 @@ class Router:
         request.workers_killed += verdict is Verdict.WORKER_KILLED
         if request.losses >= MOST_LOSSES or request.workers_killed >= MOST_WORKERS_KILLED:
             raise RequestLost(
-                request.inference.request_id, attempts=request.losses, reason=ended.reason
+                request.inference.asked_as, attempts=request.losses, reason=ended.reason
             )
 
     def _note_first_token(

@@ -43,7 +43,7 @@ class PendingRequest:
     def too_late(self) -> DeadlineExceeded:
         """Return the error that says where it was when its deadline passed."""
         return DeadlineExceeded(
-            self.inference.request_id,
+            self.inference.asked_as,
             deadline_seconds=self.inference.deadline_seconds,
             state=self.state,
         )

@@ -43,7 +43,7 @@ class Choice:
                     break
                 yield piece
         if last is None or last.finish_reason is FinishReason.CANCELLED:
-            raise RequestLost(self.inference.request_id, attempts=1, reason="it was cancelled")
+            raise RequestLost(self.inference.asked_as, attempts=1, reason="it was cancelled")
         yield last
 
 
@@ -59,6 +59,7 @@ def choice_of(inference: Inference, index: int) -> Inference:
     return replace(
         inference,
         request_id=RequestId(f"{inference.request_id}.{index}"),
+        choice_of=inference.request_id,
         sampling=replace(sampling, seed=(sampling.seed + index) % _SEED_LIMIT),
     )
 

@@ -27,6 +27,8 @@ _SEED_BITS = 64
 _ID_LIMIT = 1 << 32
 """Token ids are unsigned 32-bit numbers on the wire."""
 
+_TOKEN_IDS = f"token ids: from 0 to {_ID_LIMIT - 1}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatMessage:
@@ -143,8 +145,9 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     )
     most_repetition = f"between {MIN_REPETITION_PENALTY:g} and {MAX_REPETITION_PENALTY:g}"
     yield has_repetition_penalty, "repetition_penalty", most_repetition
-    are_bias_ids = len(r.logit_bias) <= MAX_LOGIT_BIASES and _are_ids(r.logit_bias)
-    yield are_bias_ids, "logit_bias", f"for at most {MAX_LOGIT_BIASES} token ids"
+    yield _are_ids(r.logit_bias), "logit_bias", f"for {_TOKEN_IDS}"
+    has_room = len(r.logit_bias) <= MAX_LOGIT_BIASES
+    yield has_room, "logit_bias", f"for at most {MAX_LOGIT_BIASES} token ids"
     are_biases = all(abs(bias) <= MAX_LOGIT_BIAS for bias in r.logit_bias.values())
     yield are_biases, "logit_bias", f"numbers {_upto(MAX_LOGIT_BIAS)}"
     yield 1 <= r.n <= MAX_CHOICES, "n", f"from 1 to {MAX_CHOICES}"
@@ -152,8 +155,9 @@ def _rules(request: TextRequest) -> Iterator[tuple[bool, str, str]]:
     yield len(r.stop) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings"
     are_stops_short = all(1 <= len(string) <= MAX_STOP_CHARACTERS for string in r.stop)
     yield are_stops_short, "stop", f"strings of 1 to {MAX_STOP_CHARACTERS} characters"
-    are_stop_ids = len(r.stop_token_ids) <= MAX_STOPS and _are_ids(r.stop_token_ids)
-    yield are_stop_ids, "stop_token_ids", f"at most {MAX_STOPS} token ids"
+    yield _are_ids(r.stop_token_ids), "stop_token_ids", _TOKEN_IDS
+    has_few_ids = len(r.stop_token_ids) <= MAX_STOPS
+    yield has_few_ids, "stop_token_ids", f"at most {MAX_STOPS} token ids"
     has_logprobs = r.logprobs is None or 0 <= r.logprobs <= MAX_LOGPROBS
     yield has_logprobs, "logprobs", f"from 0 to {MAX_LOGPROBS}"
     has_deadline = r.deadline_seconds is None or 0.0 < r.deadline_seconds <= MAX_DEADLINE_SECONDS
