@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from pilotlight.store_node.engines.transformers import attention, manners
 from pilotlight.store_node.engines.transformers.manners import Manner, manner_of
 from pilotlight.store_node.engines.transformers.small import small_config
+from pilotlight.store_node.errors import UnsupportedModel
 
 
 def _config(architecture: str, **values: Any) -> PreTrainedConfig:
@@ -23,7 +24,7 @@ def _config(architecture: str, **values: Any) -> PreTrainedConfig:
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests found out."""
-    monkeypatch.setattr(manners, "_known", dict[str, Manner]())
+    monkeypatch.setattr(manners, "_known", dict[str, Manner | None]())
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,20 @@ def test_models_that_do_not_are_computed_one_by_one(architecture: str) -> None:
     assert manner_of(_config(architecture)) is Manner.CHUNKED
 
 
-@pytest.mark.parametrize("architecture", ["jamba", "zamba2", "minimax", "codegen"])
+@pytest.mark.parametrize("architecture", ["jamba", "zamba2", "codegen"])
 def test_models_whose_state_takes_no_chunks_are_given_whole_prompts(architecture: str) -> None:
     assert manner_of(_config(architecture)) is Manner.WHOLE
+
+
+@pytest.mark.parametrize("architecture", ["recurrent_gemma", "minimax"])
+def test_models_that_no_request_could_be_resumed_with_are_refused(architecture: str) -> None:
+    for _ in range(2):
+        with pytest.raises(UnsupportedModel, match="no request could be resumed"):
+            manner_of(_config(architecture))
+
+
+def test_a_part_of_a_larger_model_is_made_small_too() -> None:
+    assert manner_of(_config("gemma3")) is Manner.PACKED
 
 
 def test_attention_that_asks_for_what_is_unknown_is_not_packed() -> None:
@@ -88,8 +100,8 @@ def test_a_mistake_in_attention_is_found(
     caplog.set_level(logging.INFO)
     mask = attention.Share.mask
 
-    def one_too_far(share: Any, like: Any, *, window: int | None, repeats: int) -> Any:
-        return mask(share, like, window=window and window + 1, repeats=repeats)
+    def one_too_far(share: Any, like: Any, *, window: int | None) -> Any:
+        return mask(share, like, window=window and window + 1)
 
     monkeypatch.setattr(attention.Share, "mask", one_too_far)
 

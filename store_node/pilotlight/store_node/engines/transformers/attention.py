@@ -28,7 +28,18 @@ ATTENTION = "pilotlight"
 
 # What layers pass along that changes nothing here: training, what is in the row already, and
 # what else is to be returned.
-_HARMLESS = frozenset({"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"})
+_HARMLESS = frozenset(
+    {
+        "dropout",
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "use_cache",
+    }
+)
+_HARMLESS_IF_NONE = frozenset({"encoder_hidden_states", "encoder_attention_mask", "position_bias"})
 
 
 class UnknownAttention(NotImplementedError):
@@ -84,14 +95,14 @@ class Share:
     def __init__(self, past: Past, n_new: int) -> None:
         self.past = past
         self.n_new = n_new
-        self._masks: dict[tuple[int | None, int], torch.Tensor] = {}
+        self._masks: dict[int | None, torch.Tensor] = {}
 
-    def mask(self, like: torch.Tensor, *, window: int | None, repeats: int) -> torch.Tensor:
-        """Return what to add to scores [n_new * repeats, all tokens]: 0, or minus infinity.
+    def mask(self, like: torch.Tensor, *, window: int | None) -> torch.Tensor:
+        """Return what to add to scores [n_new, all tokens]: 0, or minus infinity.
 
         All layers of a step share it.
         """
-        if (window, repeats) not in self._masks:
+        if window not in self._masks:
             past, end = self.past.n_tokens, self.past.n_tokens + self.n_new
             rows = torch.arange(past, end, device=like.device)[:, None]
             columns = torch.arange(end, device=like.device)[None, :]
@@ -99,8 +110,8 @@ class Share:
             if window is not None:
                 hidden |= columns <= rows - window
             mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-            self._masks[window, repeats] = mask.masked_fill_(hidden, -math.inf).repeat(repeats, 1)
-        return self._masks[window, repeats]
+            self._masks[window] = mask.masked_fill_(hidden, -math.inf)
+        return self._masks[window]
 
 
 _shares: ContextVar[Sequence[Share]] = ContextVar("shares")
@@ -136,7 +147,14 @@ def attend(
     Raises:
         UnknownAttention: the layer asks for what is not done here.
     """
-    if unknown := others.keys() - _HARMLESS:
+    unknown = {
+        name
+        for name, value in others.items()
+        if name not in _HARMLESS and not (name in _HARMLESS_IF_NONE and value is None)
+    }
+    if attention_mask is not None:
+        unknown.add("attention_mask")
+    if unknown:
         raise UnknownAttention(f"{type(module).__name__} asks for {', '.join(sorted(unknown))}")
     layer: int = module.layer_idx  # type: ignore[assignment]  # untyped there
     special = softcap is not None or s_aux is not None
@@ -147,7 +165,7 @@ def attend(
         queries = query[0, :, start:end]
         keys, values = share.past.append(layer, key[0, :, start:end], value[0, :, start:end])
         if special:
-            mask = share.mask(queries, window=sliding_window, repeats=1)
+            mask = share.mask(queries, window=sliding_window)
             output = _attend_plainly(queries, keys, values, mask, scaling, softcap, s_aux)
         else:
             output = _attend_fast(share, queries, keys, values, scaling, sliding_window)
@@ -166,31 +184,27 @@ def _attend_fast(
     window: int | None,
 ) -> torch.Tensor:
     n_heads, n_new, size = queries.shape
-    if n_new == 1 and window is not None:
-        # One token sees the last ones, itself included, and needs no mask for that.
-        keys, values, window = keys[:, -window:], values[:, -window:], None
     n_groups = n_heads // keys.shape[0]
-    is_causal = n_new > 1 and n_new == keys.shape[1] and (window is None or window >= n_new)
-    if is_causal:
+    if n_new == 1:
+        # It sees the last tokens, itself included, and needs no mask for that. Heads that share
+        # keys become rows of one head: nothing is repeated in memory.
+        if window is not None:
+            keys, values = keys[:, -window:], values[:, -window:]
         output = scaled_dot_product_attention(
-            queries[None],
-            keys[None],
-            values[None],
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=n_groups > 1,
+            queries.reshape(1, -1, n_groups, size), keys[None], values[None], scale=scaling
         )
-        return output[0]
-    # Heads that share keys become rows of one head: nothing is repeated in memory.
-    mask = share.mask(queries, window=window, repeats=n_groups) if n_new > 1 else None
+        return output.reshape(n_heads, 1, -1)
+    is_causal = n_new == keys.shape[1] and (window is None or window >= n_new)
     output = scaled_dot_product_attention(
-        queries.reshape(1, -1, n_groups * n_new, size),
+        queries[None],
         keys[None],
         values[None],
-        attn_mask=mask,
+        attn_mask=None if is_causal else share.mask(queries, window=window),
+        is_causal=is_causal,
         scale=scaling,
+        enable_gqa=n_groups > 1,
     )
-    return output.reshape(n_heads, n_new, -1)
+    return output[0]
 
 
 def _attend_plainly(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pilotlight.store_node.engines.transformers.attention import KvShapes, Past, Share, attending
 
@@ -51,7 +51,7 @@ class PackedDecoder:
     """Computes all parts in one forward, in one row without padding.
 
     For models that leave attention to the library's interface and whose other
-    layers look at one token at a time; `packing` finds out which do.
+    layers look at one token at a time; `manners` finds out which do.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -99,10 +99,10 @@ class PackedDecoder:
 
 
 class CachedSequence:
-    """What the library keeps of one sequence."""
+    """What the library keeps of one sequence: a cache of whatever kind its model makes."""
 
-    def __init__(self, cache: DynamicCache) -> None:
-        self.cache = cache
+    def __init__(self) -> None:
+        self.cache: Any = None
         self.n_tokens = 0
 
 
@@ -122,7 +122,7 @@ class SeparateDecoder:
 
     def begin(self, capacity_tokens: int) -> CachedSequence:
         """Begin a sequence; its cache grows by itself."""
-        return CachedSequence(DynamicCache(config=self._model.config))
+        return CachedSequence()
 
     @torch.inference_mode()
     def extend(self, parts: Sequence[Part[CachedSequence]]) -> torch.Tensor:
@@ -144,9 +144,20 @@ class SeparateDecoder:
             **positions,
             **self._options,
         )
-        sequence.n_tokens = end
+        sequence.cache, sequence.n_tokens = _cache_of(output), end
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+
+class StateKept(NotImplementedError):
+    """A model keeps what it has seen to itself, so that only one sequence can be computed."""
+
+
+def _cache_of(output: Any) -> Any:
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        raise StateKept("the model returns no keys and values")
+    return cache
 
 
 def _takes(model: PreTrainedModel, name: str) -> bool:

@@ -20,6 +20,7 @@ from pilotlight.store_node.engines.transformers.decoder import (
     PackedDecoder,
     Part,
     SeparateDecoder,
+    StateKept,
 )
 from pilotlight.store_node.engines.transformers.model import build_model
 from pilotlight.store_node.engines.transformers.positions import pin_frequencies
@@ -28,13 +29,17 @@ from pilotlight.store_node.engines.transformers.small import (
     check_small,
     small_config,
 )
+from pilotlight.store_node.errors import UnsupportedModel
 
 _log = logging.getLogger(__name__)
 
 # Two sequences as a step loop might cut them: chunks of prompts beside single tokens.
 _LONG = (11, 5, 17, 3, 29, 8, 41, 2, 23, 7)
 _SHORT = (19, 4, 31, 13, 6)
-_STEPS = (((0, 4), (0, 2)), ((4, 7), (2, 4)), ((7, 9), (4, 5)), ((9, 10), (5, 5)))
+_CHUNKS = (((0, 4), (0, 2)), ((4, 7), (2, 4)), ((7, 9), (4, 5)), ((9, 10), (5, 5)))
+_TOKENS = (((0, 7), (0, 3)), ((7, 8), (3, 4)), ((8, 9), (4, 5)), ((9, 10), (5, 5)))
+
+_Steps = Sequence[tuple[tuple[int, int], tuple[int, int]]]
 
 # Weights so wide that the smallest mistake is as large as the logits; rounding is not.
 _SPREAD = 0.5
@@ -52,7 +57,7 @@ class Manner(enum.StrEnum):
     """The same, but prompts as a whole: what is added later has to be single tokens."""
 
 
-_known: dict[str, Manner] = {}
+_known: dict[str, Manner | None] = {}
 
 
 def manner_of(config: PreTrainedConfig) -> Manner:
@@ -61,6 +66,9 @@ def manner_of(config: PreTrainedConfig) -> Manner:
     Found by comparing them on a tiny model of the same kind, once for each kind in
     a process and those forked from it. Where nothing can be compared, it is the
     manner of the library's own `generate`.
+
+    Raises:
+        UnsupportedModel: no manner does.
     """
     try:
         small = small_config(config)
@@ -72,26 +80,36 @@ def manner_of(config: PreTrainedConfig) -> Manner:
     if key not in _known:
         _known[key] = _try(small)
         _log.info("%s is computed in the manner %r", small.model_type, str(_known[key]))
-    return _known[key]
+    manner = _known[key]
+    if manner is None:
+        raise UnsupportedModel(
+            f"models of type {config.model_type!r} keep their state to themselves, or come to"
+            " other tokens one by one than as a whole: no request could be resumed"
+        )
+    return manner
 
 
-def _try(small: PreTrainedConfig) -> Manner:
+def _try(small: PreTrainedConfig) -> Manner | None:
     try:
         separate = SeparateDecoder(_build(small, attention=None))
         expected = torch.stack([_whole(separate, ids) for ids in (_LONG, _SHORT)])
+    except StateKept:
+        return None
     # A model may need what only a larger one has, and the library's code breaks anywhere then.
     except Exception as error:
         _log.info("no tiny %s could be computed: %s", small.model_type, one_line(error))
         return Manner.WHOLE
-    if _computes(lambda: PackedDecoder(_build(small, attention=ATTENTION)), expected):
+    if _computes(lambda: PackedDecoder(_build(small, attention=ATTENTION)), expected, _CHUNKS):
         return Manner.PACKED
-    return Manner.CHUNKED if _computes(lambda: separate, expected) else Manner.WHOLE
+    if _computes(lambda: separate, expected, _CHUNKS):
+        return Manner.CHUNKED
+    return Manner.WHOLE if _computes(lambda: separate, expected, _TOKENS) else None
 
 
-def _computes(make: Callable[[], Decoder[Any]], expected: torch.Tensor) -> bool:
+def _computes(make: Callable[[], Decoder[Any]], expected: torch.Tensor, steps: _Steps) -> bool:
     """Whether a decoder comes to the same logits in steps."""
     try:
-        gap = (_in_steps(make()) - expected).abs().max() / expected.std()
+        gap = (_in_steps(make(), steps) - expected).abs().max() / expected.std()
     # A model that is not made for this may break anywhere in the library's code.
     except Exception as error:
         _log.debug("computing in steps breaks: %s", one_line(error))
@@ -119,11 +137,11 @@ def _whole(decoder: SeparateDecoder, ids: Sequence[int]) -> torch.Tensor:
     return decoder.extend([Part(decoder.begin(len(ids)), ids, wants_logits=True)])[0]
 
 
-def _in_steps(decoder: Decoder[Any]) -> torch.Tensor:
+def _in_steps(decoder: Decoder[Any], steps: _Steps) -> torch.Tensor:
     """Return the logits that follow both sequences, computed side by side."""
     long, short = decoder.begin(len(_LONG)), decoder.begin(len(_SHORT))
     last: dict[int, torch.Tensor] = {}
-    for (begin, end), (short_begin, short_end) in _STEPS:
+    for (begin, end), (short_begin, short_end) in steps:
         parts = [Part(long, _LONG[begin:end], wants_logits=True)]
         if short_end > short_begin:
             parts.append(Part(short, _SHORT[short_begin:short_end], wants_logits=True))

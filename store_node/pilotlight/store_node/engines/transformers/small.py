@@ -16,6 +16,8 @@ from pilotlight.store_node.engines.config_file import as_count
 # the library's configurations, which have two or three for each size.
 _SMALL_SIZES: Mapping[str, int] = {
     "attention_chunk_size": 4,
+    "attn_layer_offset": 1,
+    "attn_layer_period": 2,
     "ffn_dim": 64,
     "intermediate_size": 64,
     "intermediate_size_mlp": 64,
@@ -30,8 +32,8 @@ _SMALL_SIZES: Mapping[str, int] = {
     "vocab_size": 64,
 }
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
-_HEADS = ("num_attention_heads", "n_head", "n_heads")
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _CONTEXTS = ("max_position_embeddings", "n_positions")
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -53,13 +55,24 @@ def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
     library may raise anything where a model does not bear it.
     """
     values = config.to_dict()
-    changes = {name: size for name, size in _SMALL_SIZES.items() if as_count(values.get(name))}
+    make = cast(Callable[..., PreTrainedConfig], type(config))
+    return make(**(values | _changes(values)))
+
+
+def _changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {
+        name: size for name, size in _SMALL_SIZES.items() if as_count(values.get(name))
+    }
     changes |= {name: 0 for name in _SPECIAL_IDS if isinstance(values.get(name), int)}
     changes |= {name: SHORT_CONTEXT_TOKENS for name in _CONTEXTS if as_count(values.get(name))}
     changes |= _small_width(values)
     changes |= _short_texts(values)
-    make = cast(Callable[..., PreTrainedConfig], type(config))
-    return make(**(values | changes | _few_layers(values)))
+    changes |= _few_layers(values)
+    for name, value in values.items():
+        # Models of several parts have a configuration for each.
+        if name.endswith("_config") and isinstance(value, dict):
+            changes[name] = value | _changes(value)
+    return changes
 
 
 def check_small(model: torch.nn.Module) -> None:
@@ -93,7 +106,10 @@ def _few_layers(values: Mapping[str, Any]) -> dict[str, Any]:
     for layer in range(n_layers):
         kinds.setdefault(str([value[layer] for value in lists.values()]), layer)
     kept = list(kinds.values())
-    kept += [layer for layer in range(n_layers) if layer not in kept][: max(0, 2 - len(kept))]
+    # Where kinds take turns instead, by a pattern that is repeated, all of it.
+    pattern = values.get("block_types")
+    least = min(n_layers, max(2, len(pattern) if isinstance(pattern, list) else 0))
+    kept += [layer for layer in range(n_layers) if layer not in kept][: max(0, least - len(kept))]
     kept.sort()
     few = {name: [value[layer] for layer in kept] for name, value in lists.items()}
     return few | {name: len(kept) for name in _LAYERS if as_count(values.get(name))}

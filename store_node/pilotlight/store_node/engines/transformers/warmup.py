@@ -19,7 +19,7 @@ from pilotlight.store_node.engines.transformers.blueprints import (
     draw_blueprint,
     keep_blueprint,
 )
-from pilotlight.store_node.engines.transformers.bounds import bounded
+from pilotlight.store_node.engines.transformers.bounds import OutOfTime, bounded
 from pilotlight.store_node.engines.transformers.configuration import one_line
 from pilotlight.store_node.engines.transformers.options import TransformersOptions
 from pilotlight.store_node.engines.transformers.replica import Replica
@@ -77,7 +77,7 @@ def warm_up(checkpoints: Sequence[Path]) -> None:
         try:
             with bounded(seconds=_MOST_SECONDS, memory_bytes=_MOST_BYTES):
                 _answer_once(keep_blueprint(directory))
-        except UnsupportedModel as error:
+        except (UnsupportedModel, OutOfTime) as error:
             _log.warning("%s is left out: %s", directory.name, error)
         # A configuration may not bear being made small, and the library raises anything then.
         except Exception as error:
