@@ -63,7 +63,7 @@ def test_models_whose_state_takes_no_chunks_are_given_whole_prompts(architecture
     assert manner_of(_config(architecture)) is Manner.WHOLE
 
 
-@pytest.mark.parametrize("architecture", ["recurrent_gemma", "minimax"])
+@pytest.mark.parametrize("architecture", ["recurrent_gemma"])
 def test_models_that_no_request_could_be_resumed_with_are_refused(architecture: str) -> None:
     for _ in range(2):
         with pytest.raises(UnsupportedModel, match="no request could be resumed"):

@@ -502,8 +502,19 @@ def test_a_stop_id_that_generate_would_stop_at_ends_the_request(
         ({"model_type": "vit"}, "no causal language model"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
         ({"hidden_size": "wide"}, "config.json"),
+        ({"num_attention_heads": 0}, "config.json: integer"),
+        ({"model_type": "mistral", "sliding_window": -1}, "makes no sense"),
     ],
-    ids=["custom-code", "unknown", "unnamed", "vision", "quantised", "nonsense"],
+    ids=[
+        "custom-code",
+        "unknown",
+        "unnamed",
+        "vision",
+        "quantised",
+        "nonsense",
+        "headless",
+        "window",
+    ],
 )
 def test_configurations_that_can_not_be_built_are_refused_in_one_line(
     tmp_path: Path,
@@ -563,7 +574,11 @@ def test_a_models_own_code_is_run_where_the_node_allows_it(
     assert _answer(engine, (5, 6)).token_ids == _answer(expected, (5, 6)).token_ids
 
 
-@pytest.mark.parametrize("content", [None, "[1]", "{"], ids=["absent", "list", "cut"])
+@pytest.mark.parametrize(
+    "content",
+    [None, "[1]", "{", '{"a":' * 100_000],
+    ids=["absent", "list", "cut", "deep"],
+)
 def test_a_config_file_that_is_none_is_refused(
     tmp_path: Path, make_setup: Setups, content: str | None
 ) -> None:
@@ -572,6 +587,21 @@ def test_a_config_file_that_is_none_is_refused(
 
     with pytest.raises(UnsupportedModel, match=r"config\.json"):
         TransformersEngine().prepare(make_setup(tmp_path))
+
+
+def test_what_a_configuration_says_of_outputs_and_infinity_does_no_harm(
+    tmp_path: Path, checkpoint: Checkpoints, make_setup: Setups, stored_weights: WeightsOf
+) -> None:
+    llama = checkpoint("llama")
+    shutil.copy(llama / "model.safetensors", tmp_path)
+    config = json.loads((llama / "config.json").read_text())
+    changes = {"return_dict": False, "output_attentions": True, "limits": [0.0, float("inf")]}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+
+    engine, _ = _bind(make_setup(tmp_path), stored_weights(tmp_path))
+
+    expected, _ = _bind(make_setup(llama), stored_weights(llama))
+    assert _answer(engine, (5, 6)).token_ids == _answer(expected, (5, 6)).token_ids
 
 
 def test_an_unknown_dtype_is_refused(checkpoint: Checkpoints, make_setup: Setups) -> None:

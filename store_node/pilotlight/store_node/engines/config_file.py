@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,24 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return parse_config(path.read_bytes())
     except OSError as error:
         raise UnsupportedModel(f"{path} can't be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UnsupportedModel(f"{path} is no JSON object: {error}") from error
+
+
+def parse_config(text: bytes) -> dict[str, Any]:
+    """Return what a configuration says; numbers may be infinite, as Python writes them.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return msgspec.convert(values, dict[str, Any])
 
 
 def first_count(config: Mapping[str, Any], *names: str) -> int:

@@ -106,9 +106,9 @@ def read_execution_profile(path: Path, *, model: str, gpu: str) -> ExecutionProf
     Raises:
         InvalidOption: names the file, and the line and the rule that it breaks.
     """
-    if not path.is_file():
-        raise InvalidOption(f"{path} is no file")
     try:
+        if not path.is_file():
+            raise InvalidOption(f"{path} is no file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             return ExecutionProfile(_select(path, csv.DictReader(file), model=model, gpu=gpu))
     except OSError as error:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import msgspec
-
 from pilotlight.native_loader import Checkpoint
-from pilotlight.store_node.engines.config_file import first_count
+from pilotlight.store_node.engines.config_file import first_count, parse_config
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -36,8 +34,8 @@ def read_model_facts(checkpoint: Checkpoint) -> ModelFacts:
     path = checkpoint.path / "config.json"
     try:
         with path.open("rb") as file:
-            config = msgspec.json.decode(file.read(_MOST_BYTES), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            config = parse_config(file.read(_MOST_BYTES))
+    except (OSError, ValueError) as exc:
         return ModelFacts(problem=f"{path}: no JSON object: {exc}")
     text = config.get("text_config")
     nested: Mapping[str, Any] = cast("dict[str, Any]", text) if isinstance(text, dict) else {}

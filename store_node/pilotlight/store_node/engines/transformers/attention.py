@@ -42,6 +42,10 @@ _HARMLESS = frozenset(
 _HARMLESS_IF_NONE = frozenset({"encoder_hidden_states", "encoder_attention_mask", "position_bias"})
 
 
+# Scores that are computed in one go where no fused kernel does: 64 MiB of float32.
+_MOST_SCORES = 1 << 24
+
+
 class UnknownAttention(NotImplementedError):
     """A layer's attention is of a kind that is not computed here."""
 
@@ -216,20 +220,29 @@ def _attend_plainly(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend with what fused kernels don't know: capped scores, and sinks."""
-    n_heads, _, size = queries.shape
-    n_groups = n_heads // keys.shape[0]
+    """Attend with what fused kernels don't know: capped scores, and sinks.
+
+    A few rows at a time, for all scores of a long prompt are gigabytes.
+    """
+    n_heads, n_new, size = queries.shape
+    n_groups, n_tokens = n_heads // keys.shape[0], keys.shape[1]
     scale = size**-0.5 if scaling is None else scaling
-    scores = queries @ keys.repeat_interleave(n_groups, dim=0).transpose(1, 2) * scale
-    if softcap is not None:
-        scores = (scores / softcap).tanh() * softcap
-    scores = scores + mask
-    if sinks is not None:
-        column = sinks.reshape(-1, 1, 1).expand(-1, scores.shape[1], 1).to(scores.dtype)
-        scores = torch.cat([scores, column], dim=2)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.softmax(dim=2, dtype=wide).to(queries.dtype)
-    return weights[:, :, : keys.shape[1]] @ values.repeat_interleave(n_groups, dim=0)
+    transposed = keys.repeat_interleave(n_groups, dim=0).transpose(1, 2)
+    repeated = values.repeat_interleave(n_groups, dim=0)
+    n_rows = max(1, _MOST_SCORES // (n_heads * n_tokens))
+    outputs: list[torch.Tensor] = []
+    for first in range(0, n_new, n_rows):
+        scores = queries[:, first : first + n_rows] @ transposed * scale
+        if softcap is not None:
+            scores = (scores / softcap).tanh() * softcap
+        scores = scores + mask[first : first + n_rows]
+        if sinks is not None:
+            column = sinks.reshape(-1, 1, 1).expand(-1, scores.shape[1], 1).to(scores.dtype)
+            scores = torch.cat([scores, column], dim=2)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.softmax(dim=2, dtype=wide).to(queries.dtype)
+        outputs.append(weights[:, :, :n_tokens] @ repeated)
+    return torch.cat(outputs, dim=1)
 
 
 AttentionInterface.register(ATTENTION, attend)

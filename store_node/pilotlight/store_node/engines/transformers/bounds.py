@@ -10,7 +10,6 @@ from types import FrameType
 
 from pilotlight.native_loader.memory_limits import data_bytes
 
-
 _AGAIN_SECONDS = 0.1
 
 

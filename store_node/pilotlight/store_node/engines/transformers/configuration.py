@@ -16,10 +16,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from pilotlight.store_node.engines.config_file import as_count, read_config
+from pilotlight.store_node.engines.config_file import as_count, first_count, read_config
 from pilotlight.store_node.errors import UnsupportedModel
 
 BUILDING_ERRORS = (
+    ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
@@ -37,6 +38,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_target_positions")
 
 # For models whose positions have no end, which say nothing of a context.
 _UNSTATED_CONTEXT_TOKENS = 2048
@@ -66,13 +69,23 @@ def read_model_config(directory: Path, *, allow_custom_code: bool = False) -> Pr
         )
     except (*BUILDING_ERRORS, OSError) as error:
         raise UnsupportedModel(f"{directory / 'config.json'}: {one_line(error)}") from error
+    # What the step loop reads by name, whatever the file asks for.
+    config.return_dict = True
+    config.output_attentions = config.output_hidden_states = False
+    _check_window(config)
     return config
+
+
+def _check_window(config: PreTrainedConfig) -> None:
+    window = config.to_dict().get("sliding_window")
+    if window is not None and not as_count(window):
+        raise UnsupportedModel(f"a sliding window of {window} tokens makes no sense")
 
 
 def settings_of(config: PreTrainedConfig, *, context_tokens: int) -> ModelSettings:
     """Return what a replica is to know; `context_tokens` is what it asks for, 0 = all."""
     text_config = config.get_text_config()
-    stated = as_count(getattr(text_config, "max_position_embeddings", None))
+    stated = first_count(text_config.to_dict(), *_CONTEXTS)
     longest = stated or _UNSTATED_CONTEXT_TOKENS
     return ModelSettings(
         context_tokens=min(context_tokens or longest, longest),

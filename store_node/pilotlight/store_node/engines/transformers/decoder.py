@@ -42,7 +42,8 @@ class Decoder(Protocol[S]):
         """Add each part's tokens to its sequence.
 
         Returns the logits that follow those parts that want some, [parts that do,
-        vocabulary], in float32, or float64 where the model computes in that.
+        vocabulary], in the processor's memory, in float32, or float64 where the model
+        computes in that.
         """
         ...
 
@@ -165,4 +166,5 @@ def _takes(model: PreTrainedModel, name: str) -> bool:
 
 
 def _widened(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Return logits as tokens are chosen from: by the processor, all rows in one transfer."""
+    return logits.to("cpu", torch.promote_types(logits.dtype, torch.float32))

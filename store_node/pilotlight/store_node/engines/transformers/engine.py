@@ -91,7 +91,7 @@ class TransformersEngine:
 
     @property
     def is_busy(self) -> bool:
-        """True while requests run."""
+        """True while a step has something to do."""
         return self._prepared is not None and self._prepared.is_busy
 
     @property

@@ -119,16 +119,13 @@ def _computes(make: Callable[[], Decoder[Any]], expected: torch.Tensor, steps: _
 
 def _build(config: PreTrainedConfig, *, attention: str | None) -> PreTrainedModel:
     # The library writes the kind of attention into the configuration that it is given.
-    model = build_model(copy.deepcopy(config), torch.float32, attention=attention)
-    check_small(model)
+    check_small(build_model(copy.deepcopy(config), torch.float32))
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(copy.deepcopy(config), torch.float32, attention=attention, device="cpu")
     generator = torch.Generator().manual_seed(7)
-    weights = {
-        name: torch.empty_like(tensor, device="cpu").normal_(0, _SPREAD, generator=generator)
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and name not in model.all_tied_weights_keys
-    }
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights(missing_keys=set(model.all_tied_weights_keys), recompute_mapping=False)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.normal_(0, _SPREAD, generator=generator)
     pin_frequencies(model, context_tokens=SHORT_CONTEXT_TOKENS)
     return model
 

@@ -19,8 +19,11 @@ def build_model(
     *,
     attention: str | None = None,
     allow_custom_code: bool = False,
+    device: str = "meta",
 ) -> PreTrainedModel:
     """Build a model on the meta device, but for the buffers that no checkpoint holds.
+
+    On another device all of it is computed, weights by the library's own chance.
 
     `attention` names an implementation that is registered; None leaves it to the library.
 
@@ -28,7 +31,7 @@ def build_model(
         UnsupportedModel: it can't be built so, or can't be run a token at a time.
     """
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # untyped there
                 config,
                 dtype=dtype,
@@ -41,7 +44,8 @@ def build_model(
         ) from error
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModel(f"{type(model).__name__} keeps no keys and values of its past")
-    _compute_buffers(model)
+    if device == "meta":
+        _compute_buffers(model)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]  # untyped there
     return model

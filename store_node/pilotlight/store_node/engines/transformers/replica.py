@@ -56,7 +56,7 @@ class Replica:
 
     @property
     def is_busy(self) -> bool:
-        """True while requests run."""
+        """True while a step has something to do."""
         return self._loop is not None and self._loop.is_busy
 
     def bind(self, weights: Weights) -> Offer:
@@ -114,7 +114,7 @@ class Replica:
         available = available_memory_bytes()
         if available is None or not token_bytes:
             return usable
-        return max(longest, min(usable, available // _KV_SHARE // token_bytes))
+        return max(block, min(usable, available // _KV_SHARE // token_bytes))
 
     def _adopt_dtype(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Where config.json names no dtype, take that of the first weights, as the library does."""

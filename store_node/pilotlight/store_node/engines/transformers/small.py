@@ -24,11 +24,13 @@ _SMALL_SIZES: Mapping[str, int] = {
     "keep_window_size": 4,
     "moe_intermediate_size": 32,
     "n_inner": 64,
+    "n_group": 2,
     "n_routed_experts": 4,
     "num_experts": 4,
     "num_experts_per_tok": 2,
     "num_local_experts": 4,
     "sliding_window": 4,
+    "topk_group": 1,
     "vocab_size": 64,
 }
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
