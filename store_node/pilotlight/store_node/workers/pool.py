@@ -24,6 +24,9 @@ _REPLACE_SECONDS = 1.0
 # DRAM (Llama, 25M) is ready in 17 ms (p90: 28) without one beside it, and in 24 (p90: 40) with.
 _LONGEST_PAUSE_SECONDS = 1.0
 
+# A first token is on its way to its reader when its start is over, and a fork would overtake it.
+_FIRST_TOKEN_SECONDS = 0.05
+
 _log = structlog.get_logger()
 
 
@@ -128,18 +131,17 @@ class WorkerPool:
         if engine not in self._nurseries:
             raise UnknownEngine(engine, installed=self._engines)
         worker = self._take_idle(engine) or self._nurseries[engine].spawn()
+        if not self._starting and not self._is_closing:
+            self._pause_for(_LONGEST_PAUSE_SECONDS)
         self._starting.add(worker)
-        if self._pause_end is None and not self._is_closing:
-            loop = asyncio.get_running_loop()
-            self._pause_end = loop.call_later(_LONGEST_PAUSE_SECONDS, self._fill_all)
         return worker
 
     def start_ended(self, worker: Worker) -> None:
         """Note that a worker's replica answers or has ended; saying it again is harmless."""
         if worker in self._starting:
             self._starting.remove(worker)
-            if not self._starting:
-                self._fill_all()
+            if not self._starting and not self._is_closing:
+                self._pause_for(_FIRST_TOKEN_SECONDS)
 
     def zygote_pids(self) -> dict[str, int]:
         """Return the pids of the zygotes that run."""
@@ -163,6 +165,10 @@ class WorkerPool:
         self._end_pause()
         for engine in self._nurseries:
             self._fill(engine)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._end_pause()
+        self._pause_end = asyncio.get_running_loop().call_later(seconds, self._fill_all)
 
     def _end_pause(self) -> None:
         if self._pause_end is not None:

@@ -79,6 +79,9 @@ class Past:
         end = self.n_tokens + key.shape[1]
         keys[:, self.n_tokens : end] = key
         values[:, self.n_tokens : end] = value
+        if self.n_tokens == 0:
+            # They lie closer together than in buffers with room for more.
+            return key, value
         return keys[:, :end], values[:, :end]
 
     def _buffer(self, part: torch.Tensor) -> torch.Tensor:
