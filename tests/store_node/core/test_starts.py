@@ -278,3 +278,15 @@ def test_refuses_a_replica_id_twice() -> None:
 
     assert refusal is not None
     assert refusal.code is ErrorCode.REPLICA_EXISTS
+
+
+def test_an_adapter_that_is_not_here_is_no_start() -> None:
+    case = NodeCase()
+    llama = case.checkpoint("llama")
+    options = {"adapter": "french"}
+    refused = case.start(llama, engine_options=options)
+    case.checkpoint("french")
+
+    assert refused is not None
+    assert (refused.code, "'french'" in refused.message) == (ErrorCode.UNKNOWN_CHECKPOINT, True)
+    assert case.start(llama, engine_options=options) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pilotlight.store_node.core.actions import Action, Deliver, EndStream, Reply
@@ -73,6 +73,7 @@ class NodeCase(NodeWorld):
         header: CommandHeader | None = None,
         engine: str = "timed",
         layout_id: str = "",
+        engine_options: Mapping[str, str] | None = None,
     ) -> Refusal | None:
         """Start a replica."""
         spec = ReplicaSpec(
@@ -82,6 +83,7 @@ class NodeCase(NodeWorld):
             layout_id=layout_id,
             devices=devices,
             engine=engine,
+            engine_options=engine_options or {},
             concurrency=concurrency,
         )
         return self.command(
