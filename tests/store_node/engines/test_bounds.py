@@ -42,6 +42,8 @@ def test_nothing_is_left_of_the_bounds() -> None:
     assert len(bytearray(1 << 28)) == 1 << 28
 
 
+# Where it strikes as an object is finalised, Python tells of it and goes on; it strikes again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
