@@ -105,7 +105,7 @@ def test_the_state_is_made_from_the_wheels_migrations(environment: Path, tmp_pat
     command = environment / "bin" / "pilotlight"
     url = f"sqlite:///{tmp_path / 'state.db'}"
 
-    assert "upgraded from nothing to 0001" in run(
+    assert "upgraded from nothing to 0002" in run(
         [command, "db", "upgrade", "--url", url], cwd=tmp_path
     )
     assert run([command, "db", "current", "--url", url], cwd=tmp_path).split()[-1] == "True"
