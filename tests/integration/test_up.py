@@ -225,7 +225,7 @@ def test_who_waits_for_a_start_when_it_ends_is_told_that_it_ends(
     cluster: LocalCluster, models: Path
 ) -> None:
     running_cluster(cluster, models)
-    cluster.deploy("slow", "a", engine="timed", engine_options={"bind_seconds": "60"})
+    cluster.deploy("slow", "a", engine="timed", engine_options={"fail_bind": "stall"})
     with ThreadPoolExecutor(1) as clients:
         asking = clients.submit(cluster.ask, "slow", PROMPT)
         cluster.wait_for(lambda: bool(cluster.replicas("slow", state="starting")), "a start")
