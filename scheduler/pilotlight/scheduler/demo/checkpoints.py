@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.process.lifeline import die_with_parent
+from pilotlight.process.page_cache import flush_to_disk
 from pilotlight.scheduler.demo.errors import DemoFailed
 
 VOCABULARY = 8192
@@ -200,16 +201,7 @@ def _write(recipe: Recipe, folder: Path) -> None:
     model.save_pretrained(folder, **shards)
     tokenizer.save_pretrained(folder)
     for file in folder.iterdir():
-        _flush(file)
-
-
-def _flush(file: Path) -> None:
-    """Bring a file to the disk, so that its pages can leave the page cache."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_to_disk(file)
 
 
 def make_tokenizer() -> Any:

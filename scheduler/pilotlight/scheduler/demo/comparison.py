@@ -22,9 +22,9 @@ from typing import Any
 
 import httpx
 
+from pilotlight.process.page_cache import bytes_read, drop_from_page_cache
 from pilotlight.scheduler.demo.control import Control
 from pilotlight.scheduler.demo.errors import DemoFailed
-from pilotlight.scheduler.demo.page_cache import bytes_read, drop_from_page_cache, weight_bytes
 from pilotlight.scheduler.demo.requests import ask
 
 PROMPT_IDS = tuple(range(100, 164))
@@ -111,9 +111,9 @@ class Comparison:
 
     async def _round(self, model: str) -> Round:
         folder = self._checkpoints / model
-        size = weight_bytes(folder)
+        size = _weight_bytes(folder)
         await self._control.evict(model)
-        drop_from_page_cache(folder)
+        _drop(folder)
         before = self._nodes_bytes_read()
         ssd_seconds = await self._through_pilotlight(model)
         ssd_read = self._nodes_bytes_read() - before
@@ -148,7 +148,7 @@ class Comparison:
         return answer.first_token_seconds
 
     async def _fresh(self, folder: Path) -> tuple[float, int]:
-        drop_from_page_cache(folder)
+        _drop(folder)
         began = time.monotonic()
         process = await self._spawn("fresh", str(folder), json.dumps(PROMPT_IDS))
         try:
@@ -159,7 +159,7 @@ class Comparison:
             await _end(process)
 
     async def _imported(self, folder: Path) -> tuple[float, int]:
-        drop_from_page_cache(folder)
+        _drop(folder)
         forks = self._forks
         assert forks is not None, "it was entered"
         assert forks.stdin is not None, "it is a pipe"
@@ -212,3 +212,13 @@ def _require_read(model: str, way: str, read: int, least: float) -> None:
             f"{model} {way}: only {read} bytes came from the disk, not the {least:.0f} that"
             " a cold start must read"
         )
+
+
+def _drop(folder: Path) -> None:
+    """Let the kernel forget a checkpoint's files."""
+    drop_from_page_cache(folder.iterdir())
+
+
+def _weight_bytes(folder: Path) -> int:
+    """Return the size of a checkpoint's weight files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

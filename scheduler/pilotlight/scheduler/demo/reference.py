@@ -75,7 +75,7 @@ def _answer(content: dict[str, Any]) -> None:
 
 
 def _bytes_read() -> int:
-    from pilotlight.scheduler.demo.page_cache import bytes_read
+    from pilotlight.process.page_cache import bytes_read
 
     return bytes_read(os.getpid())
 

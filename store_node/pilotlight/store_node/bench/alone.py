@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.process.page_cache import bring_into_page_cache, drop_from_page_cache
 from pilotlight.store_node.bench.children import Child, child_environ
 from pilotlight.store_node.bench.loaded import Loaded
 from pilotlight.store_node.bench.messages import (
@@ -18,7 +19,6 @@ from pilotlight.store_node.bench.messages import (
     LoadedAlone,
     Token,
 )
-from pilotlight.store_node.bench.page_cache import bring_into_page_cache, drop_from_page_cache
 from pilotlight.store_node.bench.raw_read import RawRead, RawReader
 from pilotlight.store_node.bench.samples import Rival
 from pilotlight.store_node.protocol import Tier

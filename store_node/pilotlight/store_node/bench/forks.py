@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotlight.native_loader import AttachedWeights
+from pilotlight.process.page_cache import bytes_read
 from pilotlight.store_node.bench.answers import Answers
 from pilotlight.store_node.bench.from_pretrained import first_token
 from pilotlight.store_node.bench.loaded import setup_of
@@ -25,7 +26,6 @@ from pilotlight.store_node.bench.messages import (
     LoadedAlone,
     Ready,
 )
-from pilotlight.store_node.bench.page_cache import bytes_read
 from pilotlight.store_node.engines.engine import Engine, Work
 from pilotlight.store_node.engines.transformers import TransformersEngine
 from pilotlight.store_node.protocol.values import RequestId, Sampling

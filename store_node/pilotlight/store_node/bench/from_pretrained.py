@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pilotlight.process.lifeline import die_with_parent
-from pilotlight.store_node.bench.page_cache import bytes_read
+from pilotlight.process.page_cache import bytes_read
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from pilotlight.process.page_cache import flush_to_disk
 from pilotlight.store_node.bench.answers import Answers
 from pilotlight.store_node.bench.messages import Ready
 from pilotlight.store_node.bench.recipes import Recipe, find_recipe
@@ -53,15 +54,7 @@ def write_checkpoint(recipe: Recipe, folder: Path) -> None:
     config = make_config(bos_token_id=1, eos_token_id=2, pad_token_id=None, **recipe.config)
     make_model(config, dtype=torch.float32).save_pretrained(folder)
     for file in folder.iterdir():
-        _flush(file)
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_to_disk(file)
 
 
 def main() -> None:

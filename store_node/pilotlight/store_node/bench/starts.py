@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.process.page_cache import drop_from_page_cache
 from pilotlight.process.progress import StepProgress
 from pilotlight.store_node.bench.alone import PROMPT_IDS, Alone, bind_alone, files_of
 from pilotlight.store_node.bench.children import Child, child_environ
@@ -16,7 +17,6 @@ from pilotlight.store_node.bench.errors import BenchFailed, named
 from pilotlight.store_node.bench.loaded import loaded
 from pilotlight.store_node.bench.messages import BoundAlone, Ready
 from pilotlight.store_node.bench.nodes import BenchNode, NodePlan
-from pilotlight.store_node.bench.page_cache import drop_from_page_cache
 from pilotlight.store_node.bench.raw_read import RawRead, RawReader
 from pilotlight.store_node.bench.samples import Parts, Rival, Round, Start, phases_of
 from pilotlight.store_node.protocol import Tier

@@ -25,7 +25,6 @@ from transformers import AttentionInterface
 ATTENTION = "pilotlight"
 """What a model's configuration calls this attention."""
 
-
 # What layers pass along that changes nothing here: training, what is in the row already, and
 # what else is to be returned.
 _HARMLESS = frozenset(
@@ -40,7 +39,6 @@ _HARMLESS = frozenset(
     }
 )
 _HARMLESS_IF_NONE = frozenset({"encoder_hidden_states", "encoder_attention_mask", "position_bias"})
-
 
 # Scores that are computed in one go where no fused kernel does: 64 MiB of float32.
 _MOST_SCORES = 1 << 24

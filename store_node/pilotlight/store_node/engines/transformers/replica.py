@@ -42,7 +42,7 @@ class Replica:
         torch.set_num_threads(setup.threads)
         self._clock = clock
         self._options = options
-        self._spec = setup.spec
+        self._concurrency = max(1, setup.spec.concurrency)
         self._blueprint = blueprint
         self._adapter = _adapter_of(setup, options)
         self._settings = settings_of(blueprint.config, context_tokens=setup.spec.context_tokens)
@@ -92,7 +92,7 @@ class Replica:
                 f"engine option kv_tokens={kv_tokens} is less than one block of {block} tokens"
             )
         return Offer(
-            concurrency=max(1, self._spec.concurrency),
+            concurrency=self._concurrency,
             context_tokens=self._settings.context_tokens,
             dtype=str(self._blueprint.model.dtype).removeprefix("torch."),
             copied_bytes=copied_bytes,
@@ -109,7 +109,7 @@ class Replica:
         """Return what all requests can use, or what there is memory for if that is less."""
         block, context_tokens = self._options.kv_block_tokens, self._settings.context_tokens
         longest = -(-context_tokens // block) * block
-        usable = max(1, self._spec.concurrency) * longest
+        usable = self._concurrency * longest
         token_bytes = self._settings.kv_token_items * self._blueprint.model.dtype.itemsize
         available = available_memory_bytes()
         if available is None or not token_bytes:

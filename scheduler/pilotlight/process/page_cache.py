@@ -9,6 +9,15 @@ from pathlib import Path
 _BLOCK_BYTES = 1 << 20
 
 
+def flush_to_disk(file: Path) -> None:
+    """Bring a file to the disk, so that its pages can leave the page cache."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def drop_from_page_cache(files: Iterable[Path]) -> None:
     """Let the kernel forget files, which must be clean; it may keep what somebody maps."""
     for file in files:

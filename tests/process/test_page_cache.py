@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pilotlight.store_node.bench.page_cache import (
+from pilotlight.process.page_cache import (
     bring_into_page_cache,
     bytes_read,
     drop_from_page_cache,
