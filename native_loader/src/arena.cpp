@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 #include "pilotlight/native/error.hpp"
 
@@ -18,9 +20,9 @@ constexpr int kMadvPopulateWrite = 23;
 constexpr int kMadvCollapse = 25;
 constexpr int kSealFutureWrite = 0x0010;
 
-// Memory so fragmented that huge pages were refused this often will not have them soon, and
-// every attempt makes the kernel search.
-constexpr int kHugeAttempts = 8;
+// In units: on a machine whose memory is fragmented every attempt makes the kernel search, and
+// in vain until others have freed some.
+constexpr int kLongestPauseOfHuge = 256;
 
 constexpr std::size_t kPageBytes = 4096;
 
@@ -34,6 +36,18 @@ Descriptor make_memfd(std::size_t size) {
     }
     return memfd;
 }
+
+// Counts its owner while it lives.
+class Counted {
+  public:
+    explicit Counted(std::atomic<int>& count) noexcept : count_(count) { ++count_; }
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+    ~Counted() { --count_; }
+
+  private:
+    std::atomic<int>& count_;
+};
 
 }  // namespace
 
@@ -66,12 +80,12 @@ AddressRange::~AddressRange() {
     }
 }
 
-Arena::Arena(std::size_t size)
+Arena::Arena(std::size_t size, std::optional<unsigned> node, const std::string& node_directory)
     : memfd_(make_memfd(size)),
       range_(size),
       n_units_((size + kPopulateUnitBytes - 1) / kPopulateUnitBytes),
       units_(std::make_unique<std::atomic<UnitState>[]>(n_units_)),
-      huge_attempts_left_(kHugeAttempts) {
+      huge_attempts_(kLongestPauseOfHuge) {
     void* mapped = ::mmap(bytes().data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
                           memfd_.get(), 0);
     if (mapped == MAP_FAILED) {
@@ -83,22 +97,51 @@ Arena::Arena(std::size_t size)
     }
     // Refused where the kernel is built without huge pages, which is no error.
     (void)::madvise(bytes().data(), size, MADV_HUGEPAGE);
+    if (node) {
+        choose_nodes({&*node, 1});
+    } else if (const std::vector<unsigned> nodes = memory_nodes(node_directory); nodes.size() > 1) {
+        choose_nodes(nodes);
+    }
+}
+
+void Arena::choose_nodes(std::span<const unsigned> nodes) {
+    for (const NodeStripe& stripe : stripes(bytes().size(), nodes)) {
+        const int error = prefer_node(bytes().subspan(stripe.offset, stripe.length), stripe.node);
+        if (error != 0) {
+            node_refusal_ = "node " + std::to_string(stripe.node) + ": " + std::strerror(error);
+            return;
+        }
+    }
 }
 
 void Arena::populate(std::size_t offset, std::size_t length) {
     const std::size_t last =
         std::min(n_units_, (offset + length + kPopulateUnitBytes - 1) / kPopulateUnitBytes);
     for (std::size_t unit = offset / kPopulateUnitBytes; unit < last; ++unit) {
-        populate_unit(unit);
+        if (units_[unit].load(std::memory_order_acquire) != UnitState::kPopulated) {
+            const Counted populating(n_populating_);
+            (void)populate_unit(unit);
+        }
     }
 }
 
-void Arena::populate_unit(std::size_t unit) {
+std::size_t Arena::populate_ahead(std::size_t n_units) {
+    std::size_t n_populated = 0;
+    std::size_t unit = first_empty_;
+    while (unit < n_units_ && n_populated < n_units && n_populating_ == 0) {
+        n_populated += populate_unit(unit) ? 1 : 0;
+        first_empty_ = ++unit;
+    }
+    return n_populated;
+}
+
+// Returns false if it had its memory before.
+bool Arena::populate_unit(std::size_t unit) {
     std::atomic<UnitState>& state = units_[unit];
     for (;;) {
         UnitState seen = state.load(std::memory_order_acquire);
         if (seen == UnitState::kPopulated) {
-            return;
+            return false;
         }
         if (seen == UnitState::kBusy) {
             state.wait(UnitState::kBusy, std::memory_order_acquire);
@@ -117,6 +160,7 @@ void Arena::populate_unit(std::size_t unit) {
     }
     state.store(UnitState::kPopulated, std::memory_order_release);
     state.notify_all();
+    return true;
 }
 
 void Arena::fill(std::span<std::byte> memory) {
@@ -139,14 +183,15 @@ void Arena::fill(std::span<std::byte> memory) {
 // for all shared memory. It wants one page to be there already. Measured against small pages:
 // populated in half the time, and a worker maps the bytes thirty times faster.
 bool Arena::make_huge(std::span<std::byte> memory) noexcept {
-    if (memory.size() != kPopulateUnitBytes || huge_attempts_left_ <= 0) {
+    if (memory.size() != kPopulateUnitBytes || !huge_attempts_.may_try()) {
         return false;
     }
     if (::madvise(memory.data(), kPageBytes, kMadvPopulateWrite) == 0 &&
         ::madvise(memory.data(), memory.size(), kMadvCollapse) == 0) {
+        huge_attempts_.succeeded();
         return true;
     }
-    --huge_attempts_left_;
+    huge_attempts_.failed();
     return false;
 }
 

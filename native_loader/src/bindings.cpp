@@ -26,6 +26,10 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace pilotlight::native {
+
+void bind_device(nb::module_& m);
+void bind_disk(nb::module_& m);
+
 namespace {
 
 using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
@@ -33,9 +37,14 @@ using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
 // path, device, inode, size_bytes, mtime_ns, ctime_ns
 using FileTuple =
     std::tuple<nb::bytes, std::uint64_t, std::uint64_t, std::uint64_t, std::int64_t, std::int64_t>;
-// file, offset, length, number in the file, target, expected CRC-32C
+// file, offset, length, number in the file, target, offset in the target, is the target shared,
+// is the chunk there already, expected CRC-32C
 using ChunkTuple = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t, std::uint32_t,
-                              ChunkIndex, std::optional<std::uint32_t>>;
+                              ChunkIndex, std::uint64_t, bool, bool, std::optional<std::uint32_t>>;
+// chunk of the plan, memory of the plan, then as in CopySpan
+using CopyTuple = std::tuple<std::uint64_t, std::uint32_t, std::uint64_t, std::uint64_t,
+                             std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>;
+using MemoryTuple = std::tuple<std::shared_ptr<Device>, std::shared_ptr<DeviceMemory>>;
 
 void set_python_error(const char* name, const auto&... arguments) {
     const nb::object type = nb::module_::import_("pilotlight.native_loader.errors").attr(name);
@@ -69,6 +78,12 @@ void translate(const std::exception_ptr& failure, void* /*payload*/) {
     } catch (const ChecksumMismatch& error) {
         set_python_error("ChecksumMismatch", decoded(error.file), error.chunk, error.expected,
                          error.actual);
+    } catch (const DeviceUnavailable& error) {
+        set_python_error("DeviceUnavailable", error.device, error.reason);
+    } catch (const DeviceMemoryRefused& error) {
+        set_python_error("DeviceMemoryRefused", error.device, error.wanted_bytes, error.free_bytes);
+    } catch (const DeviceFailed& error) {
+        set_python_error("DeviceFailed", error.device, error.call, error.code);
     } catch (const LoadCancelled&) {
         set_python_error("LoadCancelled");
     } catch (const LoaderClosed&) {
@@ -87,25 +102,60 @@ FilePlan file_plan(const FileTuple& file) {
 }
 
 ChunkPlan chunk_plan(const ChunkTuple& chunk) {
-    const auto& [file, offset, length, number, target, expected] = chunk;
+    const auto& [file, offset, length, number, target, target_offset, is_shared, is_resident,
+                 expected] = chunk;
     return {.file = file,
             .offset = offset,
             .length = length,
             .number = number,
             .target = target,
-            .expected_crc32c = expected};
+            .target_offset = target_offset,
+            .is_shared = is_shared,
+            .is_resident = is_resident,
+            .expected_crc32c = expected,
+            .copies = {}};
+}
+
+// Copies of one chunk into one memory follow each other.
+void add_copy(LoadPlan& plan, const CopyTuple& copy) {
+    const auto& [chunk, memory, from, to, length, n_rows, from_stride, to_stride] = copy;
+    if (chunk >= plan.chunks.size()) {
+        throw std::invalid_argument("a copy of the plan belongs to no chunk");
+    }
+    std::vector<ChunkCopies>& copies = plan.chunks[chunk].copies;
+    if (copies.empty() || copies.back().memory != memory) {
+        copies.push_back({.memory = memory, .spans = {}});
+    }
+    copies.back().spans.push_back({.from = from,
+                                   .to = to,
+                                   .length = length,
+                                   .n_rows = n_rows,
+                                   .from_stride = from_stride,
+                                   .to_stride = to_stride});
 }
 
 std::shared_ptr<Load> submit(Loader& loader, const std::vector<FileTuple>& files,
                              const std::vector<ChunkTuple>& chunks, std::int64_t priority,
-                             bool use_page_cache) {
-    LoadPlan plan{
-        .files = {}, .chunks = {}, .priority = priority, .use_page_cache = use_page_cache};
+                             bool use_page_cache, const std::vector<MemoryTuple>& memories,
+                             const std::vector<CopyTuple>& copies,
+                             const std::vector<ChunkIndex>& staging) {
+    LoadPlan plan{.files = {},
+                  .chunks = {},
+                  .priority = priority,
+                  .use_page_cache = use_page_cache,
+                  .memories = {},
+                  .staging = staging};
     for (const FileTuple& file : files) {
         plan.files.push_back(file_plan(file));
     }
     for (const ChunkTuple& chunk : chunks) {
         plan.chunks.push_back(chunk_plan(chunk));
+    }
+    for (const auto& [device, memory] : memories) {
+        plan.memories.push_back({.device = device, .memory = memory});
+    }
+    for (const CopyTuple& copy : copies) {
+        add_copy(plan, copy);
     }
     const nb::gil_scoped_release released;
     return loader.submit(std::move(plan));
@@ -139,12 +189,14 @@ void bind_pool(nb::module_& m) {
         .def_ro("bound", &Accounts::bound)
         .def_ro("total", &Accounts::total);
     nb::class_<ChunkPool>(m, "ChunkPool", "One memfd arena cut into chunks. Thread-safe.")
-        .def(nb::init<std::size_t, std::size_t>(), "n_chunks"_a, "chunk_bytes"_a)
+        .def(nb::init<std::size_t, std::size_t, std::optional<unsigned>>(), "n_chunks"_a,
+             "chunk_bytes"_a, "node"_a = nb::none())
         .def_prop_ro("fd", &ChunkPool::fd)
         .def_prop_ro("n_chunks", &ChunkPool::n_chunks)
         .def_prop_ro("chunk_bytes", &ChunkPool::chunk_bytes)
         .def_prop_ro("populated_bytes", &ChunkPool::populated_bytes)
         .def_prop_ro("huge_bytes", &ChunkPool::huge_bytes)
+        .def_prop_ro("node_refusal", &ChunkPool::node_refusal)
         .def("accounts", &ChunkPool::accounts, WithoutGil())
         .def("allocate", &ChunkPool::allocate, "n"_a, WithoutGil())
         .def(
@@ -163,23 +215,26 @@ void bind_pool(nb::module_& m) {
             "populate",
             [](ChunkPool& pool, ChunkIndex chunk) { pool.populate(chunk, 0, pool.chunk_bytes()); },
             "chunk"_a, WithoutGil())
+        .def("populate_ahead", &ChunkPool::populate_ahead, "length"_a, WithoutGil())
         .def("check_integrity", &ChunkPool::check_integrity, WithoutGil())
         .def("close", &ChunkPool::close, WithoutGil());
-    nb::class_<ChunkView>(m, "ChunkView", nb::type_slots(view_slots),
+    nb::class_<ChunkView>(m, "ChunkView", nb::type_slots(view_slots), nb::is_weak_referenceable(),
                           "Chunks of a pool as one private, contiguous, writable buffer.")
         .def(
             "__init__",
             [](ChunkView* self, int fd, std::size_t chunk_bytes,
-               const std::vector<ChunkIndex>& chunks, std::size_t size_bytes) {
-                new (self) ChunkView(fd, chunk_bytes, chunks, size_bytes);
+               const std::vector<ChunkIndex>& chunks, std::size_t size_bytes, std::size_t offset) {
+                new (self) ChunkView(fd, chunk_bytes, chunks, size_bytes, offset);
             },
-            "fd"_a, "chunk_bytes"_a, "chunks"_a, "size_bytes"_a);
+            "fd"_a, "chunk_bytes"_a, "chunks"_a, "size_bytes"_a, "offset"_a = 0);
 }
 
 void bind_load(nb::module_& m) {
     nb::class_<Progress>(m, "Progress", "How far a load is.")
         .def_ro("done_bytes", &Progress::done_bytes)
         .def_ro("total_bytes", &Progress::total_bytes)
+        .def_ro("copied_bytes", &Progress::copied_bytes)
+        .def_ro("total_copied_bytes", &Progress::total_copied_bytes)
         .def_ro("is_started", &Progress::is_started);
     const auto in_seconds = [](auto member) {
         return [member](const LoadOutcome& outcome) { return (outcome.*member).count(); };
@@ -194,7 +249,10 @@ void bind_load(nb::module_& m) {
         .def_prop_ro("busy_seconds", in_seconds(&LoadOutcome::busy))
         .def_prop_ro("read_seconds", in_seconds(&LoadOutcome::read_time))
         .def_prop_ro("populate_seconds", in_seconds(&LoadOutcome::populate_time))
-        .def_prop_ro("checksum_seconds", in_seconds(&LoadOutcome::checksum_time));
+        .def_prop_ro("checksum_seconds", in_seconds(&LoadOutcome::checksum_time))
+        .def_ro("copied_bytes", &LoadOutcome::copied_bytes)
+        .def_prop_ro("copy_seconds", in_seconds(&LoadOutcome::copy_time))
+        .def_ro("is_unpinned", &LoadOutcome::is_unpinned);
     nb::class_<Load>(m, "Load", "One load. Thread-safe.")
         .def_prop_ro("id", &Load::id)
         .def_prop_ro("is_done", &Load::is_done)
@@ -207,9 +265,25 @@ void bind_load(nb::module_& m) {
             "timeout"_a.none(), WithoutGil())
         .def("outcome", &Load::outcome);
     nb::class_<Loader>(m, "Loader", "Reads checkpoints into a pool. Thread-safe.")
-        .def(nb::init<std::shared_ptr<ChunkPool>, std::size_t, std::size_t>(), "pool"_a,
-             "n_readers_per_disk"_a, "block_bytes"_a)
-        .def("submit", &submit, "files"_a, "chunks"_a, "priority"_a, "use_page_cache"_a)
+        .def(
+            "__init__",
+            [](Loader* self, std::shared_ptr<ChunkPool> pool, std::size_t n_readers,
+               std::size_t depth, std::size_t block_bytes) {
+                new (self)
+                    Loader(std::move(pool),
+                           {.n_readers = n_readers, .depth = depth, .block_bytes = block_bytes});
+            },
+            "pool"_a, "n_readers"_a, "depth"_a, "block_bytes"_a)
+        .def(
+            "configure",
+            [](Loader& loader, std::uint64_t disk, std::size_t n_readers, std::size_t depth,
+               std::size_t block_bytes) {
+                loader.configure(
+                    disk, {.n_readers = n_readers, .depth = depth, .block_bytes = block_bytes});
+            },
+            "disk"_a, "n_readers"_a, "depth"_a, "block_bytes"_a, WithoutGil())
+        .def("submit", &submit, "files"_a, "chunks"_a, "priority"_a, "use_page_cache"_a,
+             "memories"_a, "copies"_a, "staging"_a)
         .def("cancel", &Loader::cancel, "load"_a, WithoutGil())
         .def("promote", &Loader::promote, "load"_a, "priority"_a, WithoutGil())
         .def_prop_ro("completion_fd", &Loader::completion_fd)
@@ -226,6 +300,8 @@ NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);
     bind_pool(m);
     bind_load(m);
+    bind_disk(m);
+    bind_device(m);
     m.def("crc32c", &crc32c_of, "data"_a, "initial"_a = 0,
           nb::sig("def crc32c(data: bytes | bytearray | memoryview, initial: int = 0) -> int"));
 }

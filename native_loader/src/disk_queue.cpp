@@ -32,6 +32,14 @@ void DiskQueue::remove(std::uint64_t load) {
     }
 }
 
+void DiskQueue::grant(std::uint64_t load) {
+    for (Lane& lane : lanes_) {
+        if (lane.plan.load == load) {
+            ++lane.plan.n_granted;
+        }
+    }
+}
+
 void DiskQueue::promote(std::uint64_t load, std::int64_t priority) {
     for (Lane& lane : lanes_) {
         if (lane.plan.load == load) {
@@ -40,11 +48,18 @@ void DiskQueue::promote(std::uint64_t load, std::int64_t priority) {
     }
 }
 
+bool DiskQueue::has_block() const noexcept {
+    return std::ranges::any_of(lanes_, &Lane::is_ready);
+}
+
 Block DiskQueue::take() {
     if (!has_current_ || lanes_[current_].offset == 0) {
         choose();
     }
     Lane& lane = lanes_[current_];
+    if (lane.offset == 0) {
+        --lane.plan.n_granted;
+    }
     const LanePlan::Chunk chunk = lane.plan.chunks.front();
     const Block block{.load = lane.plan.load,
                       .chunk = chunk.index,
@@ -78,9 +93,9 @@ void DiskQueue::choose() {
 }
 
 bool DiskQueue::goes_before(const Lane& a, const Lane& b) noexcept {
-    // Priorities are swapped: the higher one goes first.
-    return std::tuple(b.plan.priority, a.bytes_left, a.plan.load) <
-           std::tuple(a.plan.priority, b.bytes_left, b.plan.load);
+    // Readiness and priorities are swapped: what is ready, and the higher one, goes first.
+    return std::tuple(b.is_ready(), b.plan.priority, a.bytes_left, a.plan.load) <
+           std::tuple(a.is_ready(), a.plan.priority, b.bytes_left, b.plan.load);
 }
 
 }  // namespace pilotlight::native

@@ -12,24 +12,43 @@ Seconds seconds(const std::atomic<std::int64_t>& nanoseconds) {
 
 }  // namespace
 
-Load::Load(std::uint64_t id, LoadPlan plan, std::size_t block_bytes)
+std::uint64_t size_bytes(const ChunkCopies& copies) {
+    std::uint64_t bytes = 0;
+    for (const CopySpan& span : copies.spans) {
+        bytes += span.length * span.n_rows;
+    }
+    return bytes;
+}
+
+Load::Load(std::uint64_t id, LoadPlan plan, std::span<const std::size_t> block_bytes)
     : id_(id),
       plan_(std::move(plan)),
       chunks_(plan_.chunks.size()),
       chunk_crc32c_(plan_.chunks.size()),
       n_chunks_left_(plan_.chunks.size()),
+      last_copies_(plan_.memories.size()),
       files_(plan_.files.size()) {
     for (std::size_t i = 0; i < chunks_.size(); ++i) {
-        const std::uint64_t length = plan_.chunks[i].length;
-        const std::uint64_t n_blocks = (length + block_bytes - 1) / block_bytes;
+        const ChunkPlan& chunk = plan_.chunks[i];
+        const std::uint64_t length = chunk.is_resident ? 0 : chunk.length;
+        const std::uint64_t n_blocks = (length + block_bytes[i] - 1) / block_bytes[i];
+        chunks_[i].target = chunk.target;
         chunks_[i].n_blocks_left = static_cast<std::uint32_t>(n_blocks);
+        chunks_[i].n_copies_left = static_cast<std::uint32_t>(chunk.copies.size());
         chunks_[i].block_crc32c.resize(n_blocks);
         total_bytes_ += length;
+        for (const ChunkCopies& copies : chunk.copies) {
+            total_copied_bytes_ += size_bytes(copies);
+        }
     }
 }
 
 Progress Load::progress() const noexcept {
-    return {.done_bytes = done_bytes_, .total_bytes = total_bytes_, .is_started = is_started_};
+    return {.done_bytes = done_bytes_,
+            .total_bytes = total_bytes_,
+            .copied_bytes = copied_bytes_,
+            .total_copied_bytes = total_copied_bytes_,
+            .is_started = is_started_};
 }
 
 bool Load::is_done() const {
@@ -58,6 +77,13 @@ const LoadOutcome& Load::outcome() const {
     return outcome_;
 }
 
+void Load::start() {
+    if (!is_started_) {
+        started_ = Clock::now();
+        is_started_ = true;
+    }
+}
+
 SourceFile& Load::file(std::uint32_t index) {
     const std::lock_guard lock(files_mutex_);
     std::unique_ptr<SourceFile>& file = files_[index];
@@ -80,11 +106,14 @@ void Load::check_files_unchanged() const {
 LoadOutcome Load::summarise() const {
     LoadOutcome outcome{.bytes_read = done_bytes_,
                         .page_cache_bytes = page_cache_bytes_,
-                        .queued = first_block_ - submitted_,
-                        .busy = last_block_ - first_block_,
+                        .queued = started_ - submitted_,
+                        .busy = last_done_ - started_,
                         .read_time = seconds(read_nanoseconds_),
                         .populate_time = seconds(populate_nanoseconds_),
                         .checksum_time = seconds(checksum_nanoseconds_),
+                        .copied_bytes = copied_bytes_,
+                        .copy_time = copy_time_,
+                        .is_unpinned = is_unpinned_,
                         .n_interruptions = n_interruptions_,
                         .direct_refusal = {},
                         .crc32c = chunk_crc32c_};

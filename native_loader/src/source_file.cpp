@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -80,6 +81,37 @@ struct Cachestat {
     std::uint64_t recently_evicted_pages;
 };
 
+enum class CacheState { kWhole, kPartial, kUnknown };
+
+CacheState cache_state(int fd, std::uint64_t offset, std::size_t length) noexcept {
+    const CachestatRange range{.offset = offset, .length = length};
+    Cachestat found{};
+    if (length == 0 || ::syscall(kCachestatCall, fd, &range, &found, 0) != 0) {
+        return CacheState::kUnknown;
+    }
+    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::uint64_t n_pages = (offset + length - 1) / page - offset / page + 1;
+    return found.cached_pages >= n_pages ? CacheState::kWhole : CacheState::kPartial;
+}
+
+// For kernels without cachestat: the page cache answers by giving the bytes, and a read that
+// would have to wait for the disk ends early or is refused.
+bool read_without_waiting(int fd, std::span<std::byte> room, std::uint64_t offset) noexcept {
+    while (!room.empty()) {
+        const iovec target{.iov_base = room.data(), .iov_len = room.size()};
+        const ssize_t count = ::preadv2(fd, &target, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            return false;
+        }
+        room = room.subspan(static_cast<std::size_t>(count));
+        offset += static_cast<std::uint64_t>(count);
+    }
+    return true;
+}
+
 }  // namespace
 
 ReadStatus read_range(const ReadCall& read, std::span<std::byte> room, std::uint64_t offset,
@@ -135,6 +167,8 @@ void SourceFile::open_direct() {
         return;
     }
     check_identity(direct_.get(), path_, identity_);
+    // Older kernels do not let an io_uring wait for a file that is not to be waited for.
+    (void)::fcntl(direct_.get(), F_SETFL, ::fcntl(direct_.get(), F_GETFL) & ~O_NONBLOCK);
     is_direct_ = true;
 }
 
@@ -174,13 +208,18 @@ void SourceFile::read_buffered(std::span<std::byte> room, std::uint64_t offset,
     }
 }
 
-bool SourceFile::is_cached(std::uint64_t offset, std::size_t length) const noexcept {
-    const CachestatRange range{.offset = offset, .length = length};
-    Cachestat found{};
-    if (::syscall(kCachestatCall, buffered_.get(), &range, &found, 0) != 0) {
-        return false;
+bool SourceFile::read_cached(std::span<std::byte> room, std::uint64_t offset,
+                             std::size_t length) const {
+    switch (cache_state(buffered_.get(), offset, length)) {
+        case CacheState::kWhole:
+            read_buffered(room, offset, length);
+            return true;
+        case CacheState::kPartial:
+            return false;
+        case CacheState::kUnknown:
+            break;
     }
-    return found.cached_pages * kDirectAlignment >= length;
+    return read_without_waiting(buffered_.get(), room.first(length), offset);
 }
 
 void SourceFile::check_unchanged() const {

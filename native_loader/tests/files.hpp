@@ -2,15 +2,18 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -63,4 +66,39 @@ inline pilotlight::native::FileIdentity identity_of(const std::string& path) {
             .size_bytes = static_cast<std::uint64_t>(status.st_size),
             .mtime_ns = status.st_mtim.tv_sec * kSecond + status.st_mtim.tv_nsec,
             .ctime_ns = status.st_ctim.tv_sec * kSecond + status.st_ctim.tv_nsec};
+}
+
+/// Memory that direct reads can go to.
+class Room {
+  public:
+    explicit Room(std::size_t size)
+        : bytes_(static_cast<std::byte*>(::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
+                 size) {}
+    Room(const Room&) = delete;
+    Room& operator=(const Room&) = delete;
+    ~Room() { ::munmap(bytes_.data(), bytes_.size()); }
+
+    [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }
+    [[nodiscard]] bool begins_with(std::span<const std::byte> expected) const {
+        return std::ranges::equal(bytes_.first(expected.size()), expected);
+    }
+    void forbid() const { ::mprotect(bytes_.data(), bytes_.size(), PROT_NONE); }
+
+  private:
+    std::span<std::byte> bytes_;
+};
+
+/// Have the page cache hold a file, or not.
+inline void set_cached(const std::string& path, bool is_cached) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    ::fsync(fd);
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (is_cached) {
+        std::vector<std::byte> bytes(std::filesystem::file_size(path));
+        if (::pread(fd, bytes.data(), bytes.size(), 0) < 0) {
+            throw std::runtime_error("can't read " + path);
+        }
+    }
+    ::close(fd);
 }

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "forbidden_calls.hpp"
 #include "pilotlight/native/arena.hpp"
 #include "pilotlight/native/error.hpp"
 
@@ -73,4 +75,105 @@ TEST(an_address_range_is_aligned_to_a_unit) {
 
     CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(range.bytes().data()) % kPopulateUnitBytes, 0u);
     CHECK_EQUAL(range.bytes().size(), 12'288u);
+}
+
+TEST(populates_ahead_the_first_units_that_have_no_memory) {
+    Arena arena(6 * kPopulateUnitBytes);
+    arena.populate(kPopulateUnitBytes, 1);
+
+    CHECK_EQUAL(arena.populate_ahead(2), 2u);
+    CHECK_EQUAL(arena.populated_bytes(), 3 * kPopulateUnitBytes);
+    std::memset(arena.bytes().data(), 1, 3 * kPopulateUnitBytes);
+    CHECK_EQUAL(arena.populate_ahead(100), 3u);
+    CHECK_EQUAL(arena.populated_bytes(), 6 * kPopulateUnitBytes);
+    CHECK_EQUAL(arena.populate_ahead(1), 0u);
+}
+
+TEST(populates_ahead_of_others_that_populate_once) {
+    Arena arena(32 * kPopulateUnitBytes);
+    std::vector<std::thread> threads;
+
+    for (int i = 0; i < 2; ++i) {
+        threads.emplace_back([&] {
+            while (arena.populated_bytes() < arena.bytes().size()) {
+                if (arena.populate_ahead(1) == 0) {
+                    std::this_thread::yield();
+                }
+            }
+        });
+        threads.emplace_back([&] { arena.populate(0, arena.bytes().size()); });
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+
+    CHECK_EQUAL(arena.populated_bytes(), 32 * kPopulateUnitBytes);
+}
+
+TEST(says_that_there_is_no_memory_and_gives_it_later) {
+    const int status = status_in_child([] {
+        Arena arena(2 * kPopulateUnitBytes);
+        forbid(SYS_madvise, ENOMEM);
+        (void)CHECK_THROWS(MemoryRefused, arena.populate_ahead(1));
+        const auto error = CHECK_THROWS(MemoryRefused, arena.populate(0, 1));
+        CHECK_EQUAL(error.error_number, ENOMEM);
+        CHECK_EQUAL(arena.populated_bytes(), 0u);
+        return 0;
+    });
+
+    CHECK_EQUAL(status, 0);
+}
+
+TEST(gives_small_pages_where_there_are_no_huge_ones) {
+    const int status = status_in_child([] {
+        forbid_argument(SYS_madvise, 2, 25, EAGAIN);  // MADV_COLLAPSE
+        Arena arena(8 * kPopulateUnitBytes);
+        arena.populate(0, arena.bytes().size());
+        CHECK_EQUAL(arena.populated_bytes(), arena.bytes().size());
+        CHECK_EQUAL(arena.huge_bytes(), 0u);
+        std::memset(arena.bytes().data(), 1, arena.bytes().size());
+        return 0;
+    });
+
+    CHECK_EQUAL(status, 0);
+}
+
+TEST(populates_by_older_kernels_means) {
+    const int status = status_in_child([] {
+        forbid_argument(SYS_madvise, 2, 23, EINVAL);  // MADV_POPULATE_WRITE
+        forbid_argument(SYS_madvise, 2, 25, EINVAL);  // MADV_COLLAPSE
+        Arena arena(2 * kPopulateUnitBytes);
+        arena.populate(0, arena.bytes().size());
+        std::memset(arena.bytes().data(), 1, arena.bytes().size());
+        return arena.populated_bytes() == arena.bytes().size() ? 0 : 1;
+    });
+
+    CHECK_EQUAL(status, 0);
+}
+
+TEST(lies_on_the_node_that_it_is_told) {
+    const Arena arena(kPopulateUnitBytes, 0);
+
+    const int error = prefer_node(arena.bytes(), 0);
+    CHECK_EQUAL(arena.node_refusal(),
+                error == 0 ? "" : std::string("node 0: ") + std::strerror(error));
+}
+
+TEST(says_why_it_does_not_lie_on_a_node_and_lies_elsewhere) {
+    Arena arena(kPopulateUnitBytes, 1'000);
+
+    arena.populate(0, kPopulateUnitBytes);
+
+    CHECK(arena.node_refusal().starts_with("node 1000: "));
+    CHECK_EQUAL(arena.populated_bytes(), kPopulateUnitBytes);
+}
+
+TEST(does_without_nodes_where_the_kernel_forbids_to_choose) {
+    const int status = status_in_child([] {
+        forbid(SYS_mbind, EPERM);
+        const Arena arena(kPopulateUnitBytes, 0);
+        return arena.node_refusal() == "node 0: Operation not permitted" ? 0 : 1;
+    });
+
+    CHECK_EQUAL(status, 0);
 }

@@ -133,3 +133,31 @@ TEST(keeps_its_accounts_when_many_threads_use_it) {
 
     check_accounts(pool, 64, 0, 0);
 }
+
+TEST(refuses_sizes_that_no_memory_has) {
+    constexpr std::size_t kHuge = std::size_t{1} << 63;
+
+    (void)CHECK_THROWS(MemoryRefused, ChunkPool(2, kHuge + 4096));
+    (void)CHECK_THROWS(MemoryRefused, ChunkPool((std::size_t{1} << 52) + 1, 4096));
+    (void)CHECK_THROWS(MemoryRefused, ChunkPool(std::size_t{1} << 32, 4096));
+}
+
+TEST(shares_chunks_that_are_in_use) {
+    ChunkPool pool(2, 4096);
+    const std::vector<ChunkIndex> chunks = pool.allocate(2);
+    const std::vector twice{chunks[0], chunks[0]};
+
+    pool.begin_sharing(twice);
+    pool.bind(std::vector{chunks[0]});
+    pool.unbind(std::vector{chunks[0]});
+
+    CHECK_EQUAL(CHECK_THROWS(ChunkStateError, pool.release(chunks)).actual, "loading");
+    (void)CHECK_THROWS(ChunkStateError, pool.begin_loading(chunks));
+    CHECK_EQUAL(CHECK_THROWS(PoolBusy, pool.close()).n_chunks, 2u);
+    pool.check_integrity();
+    pool.end_sharing(twice);
+    pool.release(chunks);
+    (void)CHECK_THROWS(ChunkStateError, pool.begin_sharing(chunks));
+    (void)CHECK_THROWS(ChunkStateError, pool.begin_sharing(std::vector<ChunkIndex>{7}));
+    pool.check_integrity();
+}

@@ -1,3 +1,4 @@
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -54,6 +55,49 @@ TEST(outlives_the_pool) {
     pool.reset();
 
     CHECK(view.bytes()[17] == std::byte{3});
+}
+
+TEST(shows_a_file_that_begins_within_a_chunk) {
+    constexpr std::size_t kLarge = 2 * kPopulateUnitBytes;
+    ChunkPool pool(3, kLarge);
+    pool.populate(1, 0, kLarge);
+    const std::size_t offset = kPopulateUnitBytes + 3 * kChunk;
+    pool.bytes(1)[offset] = std::byte{7};
+    pool.bytes(1)[offset + 2 * kChunk - 1] = std::byte{8};
+
+    const ChunkView view(pool.fd(), kLarge, Chunks{1}, 2 * kChunk, offset);
+
+    CHECK_EQUAL(view.bytes().size(), 2 * kChunk);
+    CHECK(view.bytes().front() == std::byte{7});
+    CHECK(view.bytes().back() == std::byte{8});
+    const auto address = reinterpret_cast<std::uintptr_t>(view.bytes().data());
+    CHECK_EQUAL(address % kPopulateUnitBytes, 3 * kChunk);
+}
+
+TEST(shows_a_file_across_chunks_from_within_the_first) {
+    const auto pool = numbered_pool(8);
+
+    const ChunkView view(pool->fd(), kChunk, Chunks{5, 6, 1}, 2 * kChunk, kChunk - 10);
+
+    CHECK(view.bytes()[9] == std::byte{5});
+    CHECK(view.bytes()[10] == std::byte{6});
+    CHECK(view.bytes()[10 + kChunk] == std::byte{1});
+}
+
+TEST(shows_nothing_at_the_end_of_the_chunks) {
+    const auto pool = numbered_pool(2);
+
+    CHECK(ChunkView(pool->fd(), kChunk, Chunks{1}, 0, kChunk).bytes().empty());
+    CHECK(ChunkView(pool->fd(), kChunk, Chunks{}, 0).bytes().empty());
+}
+
+TEST(refuses_an_offset_outside_the_chunks) {
+    const auto pool = numbered_pool(4);
+
+    for (const std::size_t offset : {kChunk, 2 * kChunk, SIZE_MAX}) {
+        (void)CHECK_THROWS(std::invalid_argument,
+                           ChunkView(pool->fd(), kChunk, Chunks{1}, 1, offset));
+    }
 }
 
 TEST(refuses_chunks_outside_the_pool) {

@@ -21,7 +21,7 @@ LanePlan lane(std::uint64_t load, std::size_t n_chunks, std::int64_t priority = 
 
 std::string order(DiskQueue& queue, int n_blocks = 1000) {
     std::string loads;
-    for (int i = 0; i < n_blocks && !queue.is_empty(); ++i) {
+    for (int i = 0; i < n_blocks && queue.has_block(); ++i) {
         loads += std::to_string(queue.take().load);
     }
     return loads;
@@ -43,7 +43,7 @@ TEST(cuts_chunks_into_blocks_in_order) {
     CHECK_EQUAL(second.number, 1u);
     CHECK_EQUAL(third.offset, 20u);
     CHECK_EQUAL(third.length, 5u);
-    CHECK(queue.is_empty());
+    CHECK(!queue.has_block());
 }
 
 TEST(serves_equal_loads_one_after_the_other) {
@@ -123,5 +123,30 @@ TEST(holds_nothing_for_a_load_without_chunks) {
 
     queue.add(lane(1, 0));
 
-    CHECK(queue.is_empty());
+    CHECK(!queue.has_block());
+}
+
+TEST(begins_no_more_chunks_than_granted) {
+    DiskQueue queue(kBlock);
+    LanePlan plan = lane(1, 3);
+    plan.n_granted = 1;
+    queue.add(plan);
+
+    CHECK_EQUAL(order(queue), "11");
+    queue.grant(2);
+    CHECK(!queue.has_block());
+    queue.grant(1);
+    CHECK_EQUAL(order(queue), "11");
+}
+
+TEST(serves_another_load_while_the_first_may_not_begin) {
+    DiskQueue queue(kBlock);
+    LanePlan plan = lane(1, 3, 5);
+    plan.n_granted = 1;
+    queue.add(plan);
+    queue.add(lane(2, 2));
+
+    CHECK_EQUAL(order(queue, 4), "1122");
+    queue.grant(1);
+    CHECK_EQUAL(order(queue), "1122");
 }

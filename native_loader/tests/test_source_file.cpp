@@ -1,4 +1,5 @@
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 
 #include "check.hpp"
 #include "files.hpp"
+#include "forbidden_calls.hpp"
 #include "pilotlight/native/error.hpp"
 #include "pilotlight/native/source_file.hpp"
 
@@ -49,6 +51,23 @@ class ScriptedFile {
 };
 
 using Offsets = std::vector<std::uint64_t>;
+
+constexpr long kCachestatCall = 451;
+
+// 0 if a file of 100,000 bytes is taken from the page cache when it is there, and only then.
+int takes_what_is_cached() {
+    const TemporaryDirectory directory;
+    const std::vector<std::byte> bytes = random_bytes(100'000);
+    write_file(directory / "f", bytes);
+    const auto file = SourceFile::open(directory / "f", identity_of(directory / "f"));
+    const Room room(bytes.size());
+    set_cached(directory / "f", false);
+    if (file->read_cached(room.bytes(), 0, bytes.size())) {
+        return 1;
+    }
+    set_cached(directory / "f", true);
+    return file->read_cached(room.bytes(), 0, bytes.size()) && room.begins_with(bytes) ? 0 : 2;
+}
 
 }  // namespace
 
@@ -161,4 +180,41 @@ TEST(names_a_file_that_is_missing) {
     const auto error = CHECK_THROWS(ReadFailed, SourceFile::open("/nowhere/f", {}));
 
     CHECK_EQUAL(error.error_number, ENOENT);
+}
+
+TEST(takes_from_the_page_cache_what_is_there) {
+    CHECK_EQUAL(takes_what_is_cached(), 0);
+}
+
+TEST(asks_older_kernels_for_the_bytes_to_know_what_is_cached) {
+    const int status = status_in_child([] {
+        forbid(kCachestatCall, ENOSYS);
+        return takes_what_is_cached();
+    });
+
+    CHECK_EQUAL(status, 0);
+}
+
+TEST(does_not_take_a_part_from_the_page_cache) {
+    const TemporaryDirectory directory;
+    const std::vector<std::byte> bytes = random_bytes(1 << 20);
+    write_file(directory / "f", bytes);
+    set_cached(directory / "f", false);
+    const auto file = SourceFile::open(directory / "f", identity_of(directory / "f"));
+    const Room room(bytes.size());
+    file->read_buffered(room.bytes(), 0, 4096);
+
+    CHECK(!file->read_cached(room.bytes(), 0, bytes.size()));
+}
+
+TEST(shows_no_descriptor_for_direct_reads_once_they_are_refused) {
+    const TemporaryDirectory directory;
+    write_file(directory / "f", random_bytes(8'192));
+    const auto file = SourceFile::open(directory / "f", identity_of(directory / "f"));
+    const Room room(3 * 4'096);
+    CHECK(file->direct_fd() >= 0);
+
+    file->read(room.bytes().subspan(1), 0, 8'192);  // No disk reads to an odd address.
+
+    CHECK_EQUAL(file->direct_fd(), -1);
 }

@@ -5,9 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
+#include "pilotlight/native/back_off.hpp"
 #include "pilotlight/native/descriptor.hpp"
+#include "pilotlight/native/memory_nodes.hpp"
 
 namespace pilotlight::native {
 
@@ -38,8 +42,10 @@ class AddressRange {
 /// into it. Nothing is populated until it is asked for. Thread-safe.
 class Arena {
   public:
-    /// Throws MemoryRefused.
-    explicit Arena(std::size_t size);
+    /// Where the machine has several memory nodes the arena is spread over them, or lies on
+    /// `node`. Throws MemoryRefused.
+    explicit Arena(std::size_t size, std::optional<unsigned> node = std::nullopt,
+                   const std::string& node_directory = kNodeDirectory);
 
     [[nodiscard]] int fd() const noexcept { return memfd_.get(); }
     [[nodiscard]] std::span<std::byte> bytes() const noexcept { return range_.bytes(); }
@@ -48,14 +54,22 @@ class Arena {
     /// After it the range can be written without a fault. Throws MemoryRefused.
     void populate(std::size_t offset, std::size_t length);
 
+    /// Populate ahead of need: of the units that have no memory the first ones, up to `n_units`
+    /// of them, and no more once somebody else populates. Returns how many. Throws MemoryRefused.
+    [[nodiscard]] std::size_t populate_ahead(std::size_t n_units);
+
     [[nodiscard]] std::size_t populated_bytes() const noexcept;
     /// The part of the populated bytes that has huge pages.
     [[nodiscard]] std::size_t huge_bytes() const noexcept;
 
+    /// Why the memory nodes could not be chosen; empty where they were, or there is only one.
+    [[nodiscard]] const std::string& node_refusal() const noexcept { return node_refusal_; }
+
   private:
     enum class UnitState : std::uint8_t { kEmpty, kBusy, kPopulated };
 
-    void populate_unit(std::size_t unit);
+    void choose_nodes(std::span<const unsigned> nodes);
+    [[nodiscard]] bool populate_unit(std::size_t unit);
     void fill(std::span<std::byte> memory);
     [[nodiscard]] bool make_huge(std::span<std::byte> memory) noexcept;
     [[nodiscard]] std::span<std::byte> unit_bytes(std::size_t unit) const noexcept;
@@ -66,7 +80,10 @@ class Arena {
     std::unique_ptr<std::atomic<UnitState>[]> units_;
     std::atomic<std::size_t> populated_bytes_ = 0;
     std::atomic<std::size_t> huge_bytes_ = 0;
-    std::atomic<int> huge_attempts_left_;
+    BackOff huge_attempts_;
+    std::atomic<int> n_populating_ = 0;
+    std::atomic<std::size_t> first_empty_ = 0;  ///< no unit before it is
+    std::string node_refusal_;
 };
 
 }  // namespace pilotlight::native

@@ -13,17 +13,19 @@ namespace pilotlight::native {
 /// process. The mapping does not need the fd, nor the pool, to live on. Immutable.
 class ChunkView {
   public:
+    /// The file begins at `offset` of the first chunk, and is mapped as well aligned as there.
     /// Throws std::invalid_argument for chunks outside the pool or too few of them, MemoryRefused
     /// where the kernel does not map them.
     ChunkView(int fd, std::size_t chunk_bytes, std::span<const ChunkIndex> chunks,
-              std::size_t size_bytes);
+              std::size_t size_bytes, std::size_t offset = 0);
 
     [[nodiscard]] std::span<std::byte> bytes() const noexcept {
-        return range_.bytes().first(size_bytes_);
+        return range_.bytes().subspan(skipped_bytes_, size_bytes_);
     }
 
   private:
     AddressRange range_;
+    std::size_t skipped_bytes_;
     std::size_t size_bytes_;
 };
 

@@ -92,6 +92,41 @@ class ChecksumMismatch : public Error {
     std::uint32_t actual;
 };
 
+/// There is no such device here, or no driver for it.
+class DeviceUnavailable : public Error {
+  public:
+    DeviceUnavailable(std::string device, std::string reason)
+        : Error("device unavailable"), device(std::move(device)), reason(std::move(reason)) {}
+    std::string device;
+    std::string reason;
+};
+
+/// A device has less memory free than was asked for; nothing was taken.
+class DeviceMemoryRefused : public Error {
+  public:
+    DeviceMemoryRefused(std::string device, std::size_t wanted_bytes, std::size_t free_bytes)
+        : Error("device memory refused"),
+          device(std::move(device)),
+          wanted_bytes(wanted_bytes),
+          free_bytes(free_bytes) {}
+    std::string device;
+    std::size_t wanted_bytes;
+    std::size_t free_bytes;
+};
+
+/// A device, or its driver, did not do what it was asked to.
+class DeviceFailed : public Error {
+  public:
+    DeviceFailed(std::string device, std::string call, std::string code)
+        : Error("device failed"),
+          device(std::move(device)),
+          call(std::move(call)),
+          code(std::move(code)) {}
+    std::string device;
+    std::string call;  ///< of the driver, "cuMemCreate"
+    std::string code;  ///< the driver's answer, "CUDA_ERROR_UNKNOWN"
+};
+
 class LoadCancelled : public Error {
   public:
     LoadCancelled() : Error("load cancelled") {}

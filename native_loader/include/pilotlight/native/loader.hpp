@@ -1,4 +1,4 @@
-// Reads checkpoints into a chunk pool.
+// Reads checkpoints into a chunk pool, and from there into devices.
 #pragma once
 
 #include <condition_variable>
@@ -7,31 +7,44 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
+#include "pilotlight/native/block_reader.hpp"
 #include "pilotlight/native/chunk_pool.hpp"
+#include "pilotlight/native/copier.hpp"
 #include "pilotlight/native/crc32c.hpp"
 #include "pilotlight/native/descriptor.hpp"
 #include "pilotlight/native/disk_queue.hpp"
+#include "pilotlight/native/disk_settings.hpp"
 #include "pilotlight/native/load.hpp"
+#include "pilotlight/native/pinned_chunks.hpp"
 
 namespace pilotlight::native {
 
 /// Thread-safe. Each disk (device number) has readers of its own, made when the first load
-/// names it; they share that disk's queue, so as many blocks are in flight as it has readers.
+/// names it; they share that disk's queue. Each device has a copier. Nothing waits for a whole
+/// tier: a chunk's copies begin when it is read and its checksum is right. A load with staging
+/// chunks takes as many of the disk's chunks as it has staging free; each is free again when
+/// it is copied.
 ///
-/// A load ends when its last block is in memory and every checksum is right, or, after a
-/// failure or cancellation, when no reader touches its chunks any more. Then its chunks are no
-/// longer loading, `completion_fd` becomes readable and `finished` returns it once.
+/// A load ends when its last block is in memory, every checksum is right and every copy is done,
+/// or, after a failure or cancellation, when nobody touches its chunks and memories any more.
+/// Then its chunks are no longer loading, `completion_fd` becomes readable and `finished`
+/// returns it once.
 class Loader {
   public:
-    /// Throws std::invalid_argument unless blocks are a multiple of kDirectAlignment.
-    Loader(std::shared_ptr<ChunkPool> pool, std::size_t n_readers_per_disk,
-           std::size_t block_bytes);
+    /// Disks are read as `settings` say unless they have their own. Throws std::invalid_argument
+    /// for settings that make no sense.
+    Loader(std::shared_ptr<ChunkPool> pool, const DiskSettings& settings);
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
     ~Loader();
+
+    /// Have a disk, known by its device number, read as the settings say, from the first load on
+    /// that names it; later it is too late, which is no error. Throws std::invalid_argument.
+    void configure(std::uint64_t disk, const DiskSettings& settings);
 
     /// Never waits for a disk. Throws ChunkStateError unless every target is cached,
     /// std::invalid_argument for a plan that makes no sense, LoaderClosed.
@@ -47,12 +60,15 @@ class Loader {
     /// The loads that have ended since the last call.
     [[nodiscard]] std::vector<std::shared_ptr<Load>> finished();
 
-    /// Cancel what runs and join the readers.
+    /// Cancel what runs, join the readers and the copiers.
     void close();
 
   private:
     struct Disk {
-        explicit Disk(std::size_t block_bytes) : queue(block_bytes) {}
+        explicit Disk(const DiskSettings& how)
+            : settings(how), whole_block(how.block_bytes), queue(how.block_bytes) {}
+        const DiskSettings settings;
+        const Crc32cAppender whole_block;
         DiskQueue queue;
         std::condition_variable has_work;
         std::vector<std::thread> readers;
@@ -60,27 +76,47 @@ class Loader {
 
     using Lock = std::unique_lock<std::mutex>;
 
+    /// A block on its way.
+    struct Flight {
+        std::shared_ptr<Load> load;
+        Block block;
+        ChunkIndex target = 0;
+        std::span<std::byte> room;
+    };
+
     void check(const LoadPlan& plan) const;
-    void enqueue(const Load& load);
+    void begin_writing(const LoadPlan& plan);
+    void end_writing(const LoadPlan& plan) noexcept;
+    void enqueue(Load& load);
     Disk& disk_at(std::uint64_t device);
-    void read_blocks(Disk& disk);
-    [[nodiscard]] std::shared_ptr<Load> begin(Disk& disk, const Block& block);
-    [[nodiscard]] std::uint32_t transfer(Load& load, const Block& block);
-    void settle(Load& load, const Block& block, std::uint32_t crc32c);
+    [[nodiscard]] const Disk& disk_of(const LoadPlan& plan, const ChunkPlan& chunk) const;
+    Copier& copier_of(const std::shared_ptr<Device>& device);
+
+    void run_reader(Disk& disk, BlockReader& reader);
+    [[nodiscard]] Flight begin(Disk& disk);
+    [[nodiscard]] std::exception_ptr prepare(const Flight& flight);
+    static void start(BlockReader& reader, const Flight& flight, std::uint64_t tag);
+    void land(Flight flight, const ReadAnswer& answer);
+    void settle(const std::shared_ptr<Load>& load, const Block& block, std::uint32_t crc32c);
     [[nodiscard]] std::uint32_t chunk_crc32c(const Load& load, std::size_t index) const;
+    void copy(const std::shared_ptr<Load>& load, std::size_t index);
+    void end_copy(const std::shared_ptr<Load>& load, std::size_t index, const ChunkCopies& copies,
+                  const CopyResult& result);
+    void end_chunk(Load& load, std::size_t index);
     void withdraw(Load& load, std::exception_ptr failure);
     void finish_if_over(Lock& lock, const std::shared_ptr<Load>& load);
 
     const std::shared_ptr<ChunkPool> pool_;
-    const std::size_t n_readers_per_disk_;
-    const std::size_t block_bytes_;
-    const Crc32cAppender whole_block_;
+    const DiskSettings default_settings_;
+    PinnedChunks pinned_;
     Descriptor completion_;
 
     std::mutex mutex_;
     bool is_closing_ = false;
     std::uint64_t last_id_ = 0;
+    std::map<std::uint64_t, DiskSettings> settings_;
     std::map<std::uint64_t, std::unique_ptr<Disk>> disks_;
+    std::map<std::shared_ptr<Device>, std::unique_ptr<Copier>> copiers_;
     std::map<std::uint64_t, std::shared_ptr<Load>> active_;
     std::vector<std::shared_ptr<Load>> finished_;
 };

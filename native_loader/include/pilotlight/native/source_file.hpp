@@ -63,8 +63,16 @@ class SourceFile {
     /// The same through the page cache.
     void read_buffered(std::span<std::byte> room, std::uint64_t offset, std::size_t length) const;
 
-    /// Return true if the page cache holds the whole range. False where the kernel can't say.
-    [[nodiscard]] bool is_cached(std::uint64_t offset, std::size_t length) const noexcept;
+    /// Fill the start of `room` as `read_buffered` does if the page cache holds the whole range.
+    /// Returns false, with anything in `room`, if it does not or the kernel can't say.
+    [[nodiscard]] bool read_cached(std::span<std::byte> room, std::uint64_t offset,
+                                   std::size_t length) const;
+
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+    /// For direct reads of others, which say by `read` what they could not do; -1 where direct
+    /// reads are refused.
+    [[nodiscard]] int direct_fd() const noexcept { return is_direct_ ? direct_.get() : -1; }
 
     /// Throws FileChanged if the file is not what it was when it was opened.
     void check_unchanged() const;

@@ -1,0 +1,34 @@
+// Which settings suit a disk.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+
+#include "pilotlight/native/disk_settings.hpp"
+
+namespace pilotlight::native {
+
+/// How fast a disk was with some settings.
+struct DiskMeasurement {
+    DiskSettings settings;
+    double bytes_per_second = 0;
+
+    bool operator==(const DiskMeasurement&) const = default;
+};
+
+/// As many as there can be to choose from.
+inline constexpr std::size_t kMostMeasurements = 9;
+
+/// What to measure next, after what was measured so far; nothing once that is enough.
+///
+/// First how much is in flight, by how many readers, in blocks of the usual size; then the size
+/// of the blocks.
+[[nodiscard]] std::optional<DiskSettings> next_to_measure(
+    std::span<const DiskMeasurement> measurements, bool has_uring);
+
+/// The cheapest that is about as fast as the fastest: of fewest readers, then of least depth,
+/// then of blocks of the usual size, then of smallest ones. Nothing if nothing was measured.
+[[nodiscard]] std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measurements);
+
+}  // namespace pilotlight::native

@@ -1,0 +1,103 @@
+#include "pilotlight/native/disk_choice.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <iterator>
+#include <tuple>
+#include <vector>
+
+namespace pilotlight::native {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+// Two readers at least: they also populate memory and compute checksums, and one processor is
+// outrun by a fast disk there. The usual settings come first, in case there is no time for more.
+constexpr std::array<DiskSettings, 6> kWaysToRead{{
+    {.n_readers = 4, .depth = 1, .block_bytes = kMiB},
+    {.n_readers = 2, .depth = 1, .block_bytes = kMiB},
+    {.n_readers = 2, .depth = 4, .block_bytes = kMiB},
+    {.n_readers = 8, .depth = 1, .block_bytes = kMiB},
+    {.n_readers = 2, .depth = 8, .block_bytes = kMiB},
+    {.n_readers = 16, .depth = 1, .block_bytes = kMiB},
+}};
+constexpr std::array<std::size_t, 3> kOtherBlocks{2 * kMiB, kMiB / 2, 4 * kMiB};
+static_assert(kWaysToRead.size() + kOtherBlocks.size() == kMostMeasurements);
+
+// Measured in so short a time, smaller differences mean nothing.
+constexpr double kAboutAsFast = 0.97;
+
+// A load that is cancelled waits for what is in flight.
+constexpr std::chrono::duration<double> kLongestFlight{0.05};
+
+std::size_t bytes_in_flight(const DiskSettings& settings) {
+    return settings.n_readers * settings.depth * settings.block_bytes;
+}
+
+double highest_rate(std::span<const DiskMeasurement> measurements) {
+    double highest = 0;
+    for (const DiskMeasurement& measurement : measurements) {
+        highest = std::max(highest, measurement.bytes_per_second);
+    }
+    return highest;
+}
+
+bool is_measured(std::span<const DiskMeasurement> measurements, const DiskSettings& settings) {
+    return std::ranges::find(measurements, settings, &DiskMeasurement::settings) !=
+           measurements.end();
+}
+
+bool is_worth_measuring(std::span<const DiskMeasurement> measurements,
+                        const DiskSettings& settings) {
+    if (measurements.empty()) {
+        return true;
+    }
+    const double flight =
+        static_cast<double>(bytes_in_flight(settings)) / highest_rate(measurements);
+    return flight <= kLongestFlight.count() && !is_measured(measurements, settings);
+}
+
+}  // namespace
+
+std::optional<DiskSettings> next_to_measure(std::span<const DiskMeasurement> measurements,
+                                            bool has_uring) {
+    for (const DiskSettings& settings : kWaysToRead) {
+        if ((settings.depth == 1 || has_uring) && !is_measured(measurements, settings) &&
+            is_worth_measuring(measurements, settings)) {
+            return settings;
+        }
+    }
+    // The best of the usual block size, so that the answer does not depend on the order.
+    std::vector<DiskMeasurement> usual;
+    std::ranges::copy_if(measurements, std::back_inserter(usual), [](const auto& measurement) {
+        return measurement.settings.block_bytes == kMiB;
+    });
+    const std::optional<DiskMeasurement> best = choose(usual);
+    for (const std::size_t block_bytes : kOtherBlocks) {
+        DiskSettings settings = best->settings;
+        settings.block_bytes = block_bytes;
+        if (is_worth_measuring(measurements, settings)) {
+            return settings;
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measurements) {
+    const double enough = kAboutAsFast * highest_rate(measurements);
+    const auto cost = [](const DiskMeasurement& measurement) {
+        const DiskSettings& settings = measurement.settings;
+        const bool is_unusual = settings.block_bytes != kMiB;
+        return std::tuple(settings.n_readers, settings.depth, is_unusual, settings.block_bytes);
+    };
+    std::optional<DiskMeasurement> best;
+    for (const DiskMeasurement& measurement : measurements) {
+        if (measurement.bytes_per_second >= enough && (!best || cost(measurement) < cost(*best))) {
+            best = measurement;
+        }
+    }
+    return best;
+}
+
+}  // namespace pilotlight::native
