@@ -1,0 +1,1 @@
+"""Rewriting checkpoints, from whatever they are stored as."""
