@@ -1,0 +1,1 @@
+"""The pool that checkpoints are loaded into, and views of it."""
