@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from tests.native_loader.fake_driver import FakeDriver, build_fake_driver
 
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool, Loader
 from pilotlight.native_loader.testing import RawTensor, random_tensor, write_checkpoint
@@ -62,6 +65,28 @@ def pool() -> Iterator[ChunkPool]:
 def loader(pool: ChunkPool) -> Iterator[Loader]:
     with Loader(pool) as loader:
         yield loader
+
+
+@pytest.fixture(scope="session")
+def _fake_driver() -> FakeDriver | None:
+    path = build_fake_driver()
+    return None if path is None else FakeDriver(path)
+
+
+@pytest.fixture
+def fake_driver(
+    _fake_driver: FakeDriver | None,
+    absent: Callable[[str, str], NoReturn],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FakeDriver]:
+    """The fake CUDA driver in place of the real one, with three GPUs of 256 MiB."""
+    if _fake_driver is None:
+        absent("compiler", "the fake CUDA driver is built by one")
+    monkeypatch.setenv("PILOTLIGHT_CUDA_LIBRARY", str(_fake_driver.path))
+    _fake_driver.reset(3, 256 << 20)
+    yield _fake_driver
+    gc.collect()
+    _fake_driver.check_clean()
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from pilotlight.native_loader import (
     PickleRefused,
     UnsupportedVersion,
 )
-from pilotlight.native_loader.packing import pack
-from pilotlight.native_loader.shards import layout_id_of
+from pilotlight.native_loader.formats.shards import layout_id_of
+from pilotlight.native_loader.packing.pack import pack
 from pilotlight.native_loader.testing import (
     RawTensor,
     random_tensor,
@@ -384,7 +384,7 @@ def test_refuses_a_manifest_that_was_cut(tmp_path: Path, directory: Path) -> Non
 
 
 def test_says_that_a_newer_release_packed_it(tmp_path: Path, directory: Path) -> None:
-    (directory / "manifest.json").write_text('{"format": "pilotlight-packed", "version": 2}')
+    (directory / "manifest.json").write_text('{"format": "pilotlight-packed", "version": 3}')
 
-    with pytest.raises(UnsupportedVersion, match="version 2, and this release reads up to 1"):
+    with pytest.raises(UnsupportedVersion, match="version 3, and this release reads up to 2"):
         Checkpoint.open(directory)

@@ -73,13 +73,43 @@ def test_replaces_only_when_forced(tmp_path: Path, directory: Path) -> None:
 def test_a_pickle_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
 
-    result = run(pack, tmp_path, tmp_path / "packed")
+    result = run(load, tmp_path)
 
     assert result.exit_code == 1
     assert result.stderr == (
         f"Error: {tmp_path}/pytorch_model.bin: is a pickle, which is never opened;"
         " only safetensors weights are loaded\n"
     )
+
+
+@pytest.mark.integration
+def test_a_pickle_that_is_broken_is_one_line_when_packed(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
+
+    result = run(pack, tmp_path, tmp_path / "packed")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        f"Error: {tmp_path}/pytorch_model.bin: is no file of plain weights: "
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_packs_by_a_plan(tmp_path: Path, directory: Path) -> None:
+    refused = run(pack, directory, tmp_path / "packed", "--plan", "halves")
+    packed = run(pack, directory, tmp_path / "packed", "--plan", "layers=2")
+
+    assert refused.exit_code == 2
+    assert "'halves' is no plan: one, tensor-parallel=N or layers=N" in refused.stderr
+    assert packed.exit_code == 0
+    assert " in 2 partitions, 7 tensors, content id " in packed.stdout
+
+
+def test_a_plan_that_can_not_be_is_one_line(tmp_path: Path, directory: Path) -> None:
+    result = run(pack, directory, tmp_path / "packed", "--plan", "layers=3")
+
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {directory}: has 2 layers, too few for 3 partitions\n"
 
 
 def test_truncated_weights_are_one_line(directory: Path) -> None:
@@ -158,4 +188,4 @@ def test_a_device_that_is_not_there_is_one_line(directory: Path) -> None:
     result = run(load, directory, "--device", "cuda:0")
 
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: device 'cuda:0' is not available")
+    assert result.stderr.startswith("Error: device 'cuda' is not available")

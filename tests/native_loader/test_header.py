@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotlight.native_loader import Checkpoint, CorruptCheckpoint, LoaderError, PickleRefused
-from pilotlight.native_loader.dtypes import ITEM_BITS
-from pilotlight.native_loader.header import Header, parse_header
+from pilotlight.native_loader.formats.dtypes import ITEM_BITS
+from pilotlight.native_loader.formats.header import Header, parse_header
 from pilotlight.native_loader.testing import random_tensor, safetensors_bytes
 
 FILE = Path("model.safetensors")

@@ -29,7 +29,9 @@ from pilotlight.native_loader import (
     PoolBusy,
     ReadFailed,
 )
-from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.disks.disk_settings import DiskSettings
+from pilotlight.native_loader.formats.parts import Place
+from pilotlight.native_loader.packing.pack import pack
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
 
 DEADLINE_SECONDS = 30
@@ -190,7 +192,7 @@ def test_a_failed_load_leaves_its_chunks_to_the_caller(
 @pytest.fixture
 def slow(pool: ChunkPool) -> Iterator[Loader]:
     """A loader that needs so many small reads for a large checkpoint that it is still busy."""
-    with Loader(pool, threads=1, block_bytes=4096) as loader:
+    with Loader(pool, settings=DiskSettings(n_readers=1, block_bytes=4096)) as loader:
         yield loader
 
 
@@ -423,3 +425,42 @@ def test_reads_from_memory_file_systems_too(
     finally:
         (directory / "model.safetensors").unlink(missing_ok=True)
         directory.rmdir()
+
+
+def test_reads_only_what_is_not_resident(
+    pool: ChunkPool, large: Checkpoint, tmp_path: Path
+) -> None:
+    ledger = ChecksumLedger(tmp_path / "ledger")
+    with Loader(pool, ledger=ledger) as loader:
+        chunks = pool.allocate(large.n_chunks)
+        loader.submit(large, chunks).result(DEADLINE_SECONDS)
+        evicted = chunks[1]
+        pool.release([evicted])
+        chunks[1] = pool.allocate(1)[0]
+        ledger.forget(large.files[0])
+
+        result = loader.submit(large, chunks, resident=[0, 2]).result(DEADLINE_SECONDS)
+
+    assert held(pool, large, chunks) == [large.files[0].path.read_bytes()]
+    assert result.bytes_read == CHUNK_BYTES
+    assert result.checksum == "learned"
+    assert ledger.find(large.files[0]) is None, "a part of a file teaches nothing of all of it"
+
+
+def test_small_checkpoints_share_a_chunk(
+    pool: ChunkPool, loader: Loader, rng: random.Random, tmp_path: Path
+) -> None:
+    chunk = pool.allocate(1)[0]
+    places = [Place(chunk=chunk, offset=i * (1 << 20)) for i in range(5)]
+    small = [
+        Checkpoint.open(write_checkpoint(tmp_path / str(i), {"a": random_tensor(rng, "U8", 99)}))
+        for i in range(5)
+    ]
+
+    loads = [loader.submit(each, [place]) for each, place in zip(small, places, strict=True)]
+
+    for each, place, load in zip(small, places, loads, strict=True):
+        load.result(DEADLINE_SECONDS)
+        where = chunk * pool.chunk_bytes + place.offset
+        assert os.pread(pool.fd, each.size_bytes, where) == each.files[0].path.read_bytes()
+    pool.release([chunk])

@@ -8,15 +8,25 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pilotlight.native_loader import (
+    CHUNK_BYTES,
     Checkpoint,
     ChecksumLedger,
+    ChunkPool,
     DeviceUnavailable,
+    Loader,
     NotACheckpoint,
     OutsideRoots,
+    PoolExhausted,
     load,
 )
-from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.devices.device import open_device
+from pilotlight.native_loader.loading import load_through
+from pilotlight.native_loader.packing.pack import pack
 from pilotlight.native_loader.testing import RawTensor, write_checkpoint
+
+
+def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def test_loads_in_one_line(tmp_path: Path) -> None:
@@ -47,9 +57,9 @@ def test_declared_aliases_are_names_of_the_same_tensor(
     assert loaded["head"] is loaded["lm_head.weight"]
 
 
-def test_only_the_processor_is_a_device(directory: Path) -> None:
-    with pytest.raises(DeviceUnavailable, match="'cuda:0' is not available"):
-        load(directory, "cuda:0")
+def test_says_which_devices_there_are(directory: Path) -> None:
+    with pytest.raises(DeviceUnavailable, match="devices are called"):
+        load(directory, "gpu")
 
 
 def test_stays_inside_the_roots(directory: Path, tmp_path: Path) -> None:
@@ -97,6 +107,8 @@ def test_a_sharded_model_loads_as_safetensors_loads_it(llama: Path) -> None:
     tensors = load(llama)
 
     expected = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    # Its config.json says so.
+    expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
     assert len(files) > 1
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
@@ -111,3 +123,40 @@ def test_transformers_reads_a_packed_model(tmp_path: Path, llama: Path) -> None:
     original = AutoModelForCausalLM.from_pretrained(llama).state_dict()
     assert packed.keys() == original.keys()
     assert all(torch.equal(packed[name], original[name]) for name in original)
+
+
+def test_a_checkpoint_larger_than_the_pool_is_loaded_through_it(large: Checkpoint) -> None:
+    pool = ChunkPool(2 * CHUNK_BYTES)
+    with Loader(pool) as loader:
+        weights, result = load_through(loader, pool, large, open_device("cpu"))
+        again, _ = load_through(loader, pool, large, open_device("cpu"))
+
+    expected = load_file(large.files[0].path)
+    assert large.n_chunks > pool.n_chunks
+    assert result.bytes_read == large.size_bytes
+    assert result.copied_bytes == weights.size_bytes
+    assert not result.tells_disk_speed
+    assert all(same_bytes(weights.tensors()[name], expected[name]) for name in expected)
+    assert all(same_bytes(again.tensors()[name], expected[name]) for name in expected)
+    assert pool.accounts().free == pool.n_chunks
+
+
+def test_a_load_that_is_given_up_leaves_the_pool_as_it_was(large: Checkpoint) -> None:
+    pool = ChunkPool(2 * CHUNK_BYTES)
+
+    def give_up(done_bytes: int, total_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with Loader(pool) as loader, pytest.raises(KeyboardInterrupt):
+        load_through(loader, pool, large, open_device("cpu"), progress=give_up)
+
+    assert pool.accounts().free == pool.n_chunks
+    pool.close()
+
+
+def test_says_that_a_pool_has_no_chunk_left(large: Checkpoint) -> None:
+    pool = ChunkPool(CHUNK_BYTES)
+    pool.allocate(1)
+
+    with Loader(pool) as loader, pytest.raises(PoolExhausted):
+        load_through(loader, pool, large, open_device("cpu"))

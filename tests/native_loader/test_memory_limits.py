@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight.native_loader.memory_limits import available_memory_bytes
+from pilotlight.native_loader.memory.memory_limits import available_memory_bytes
 
 GIB = 1 << 30
 

@@ -23,9 +23,9 @@ from pilotlight.native_loader import (
     PackFailed,
     PickleRefused,
 )
-from pilotlight.native_loader.dtypes import ITEM_BITS, is_aligned
-from pilotlight.native_loader.packing import pack
-from pilotlight.native_loader.staging import staged
+from pilotlight.native_loader.formats.dtypes import ITEM_BITS, is_aligned
+from pilotlight.native_loader.packing.pack import pack
+from pilotlight.native_loader.packing.staging import staged
 from pilotlight.native_loader.testing import (
     RawTensor,
     random_tensor,

@@ -50,7 +50,9 @@ def test_refuses_to_be_too_small(capacity_bytes: int) -> None:
 
 
 def test_is_clamped_to_what_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pilotlight.native_loader.pool.available_memory_bytes", lambda: 100 * SMALL)
+    monkeypatch.setattr(
+        "pilotlight.native_loader.memory.pool.available_memory_bytes", lambda: 100 * SMALL
+    )
 
     pool = ChunkPool(1 << 50, chunk_bytes=SMALL)
 
@@ -145,7 +147,7 @@ def test_refuses_everything_once_closed() -> None:
 def test_addresses_that_the_kernel_does_not_have_are_a_typed_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pilotlight.native_loader.pool.available_memory_bytes", lambda: None)
+    monkeypatch.setattr("pilotlight.native_loader.memory.pool.available_memory_bytes", lambda: None)
 
     with pytest.raises(MemoryRefused, match="the kernel refused"):
         ChunkPool(1 << 50)

@@ -15,7 +15,7 @@ from pilotlight.native_loader import (
     FileChanged,
     ReadFailed,
 )
-from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.packing.pack import pack
 
 Flip = Callable[[Path, int], None]
 

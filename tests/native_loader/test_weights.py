@@ -27,7 +27,8 @@ from pilotlight.native_loader import (
     WeightLayout,
     WeightsClosed,
 )
-from pilotlight.native_loader.dtypes import ITEM_BITS
+from pilotlight.native_loader.formats.dtypes import ITEM_BITS
+from pilotlight.native_loader.formats.parts import Place
 from pilotlight.native_loader.testing import (
     RawTensor,
     random_tensor,
@@ -214,6 +215,72 @@ def test_mappings_go_with_the_last_tensor(pool: ChunkPool, loader: Loader, direc
     assert n_mappings() == before
 
 
+def test_says_when_nothing_maps_a_file_any_more(
+    pool: ChunkPool, loader: Loader, tmp_path: Path, rng: random.Random
+) -> None:
+    shards = {
+        "1.safetensors": {"a": random_tensor(rng, "F32", 100)},
+        "2.safetensors": {"b": random_tensor(rng, "BF16", 50), "c": random_tensor(rng, "I8", 3)},
+    }
+    write_sharded_checkpoint(tmp_path, shards)
+    weights = AttachedWeights(pool.fd, loaded(pool, loader, tmp_path))
+    unmapped: list[int] = []
+    weights.when_unmapped(unmapped.append)
+    tensors = weights.tensors()
+
+    weights.close()
+    del tensors["a"]
+    gc.collect()
+    assert unmapped == [0]
+    part = tensors["b"][10:]
+    tensors.clear()
+    gc.collect()
+    assert unmapped == [0]
+    del part
+    gc.collect()
+
+    assert unmapped == [0, 1]
+    with pytest.raises(WeightsClosed):
+        weights.when_unmapped(unmapped.append)
+
+
+def test_maps_a_file_that_begins_within_a_chunk(
+    pool: ChunkPool, loader: Loader, directory: Path, tensors: dict[str, RawTensor]
+) -> None:
+    checkpoint = Checkpoint.open(directory)
+    (chunk,) = pool.allocate(1)
+    places = [Place(chunk=chunk, offset=5 * 4096)]
+    loader.submit(checkpoint, places).result(DEADLINE_SECONDS)
+
+    layout = WeightLayout.of(checkpoint, places, pool.chunk_bytes)
+    views = AttachedWeights(pool.fd, layout).tensors()
+
+    assert layout.files[0].offset == 5 * 4096
+    for name, tensor in tensors.items():
+        assert raw_bytes(views[name]) == tensor.data
+
+
+def test_a_file_of_several_chunks_begins_where_a_chunk_does(large: Checkpoint) -> None:
+    places = [Place(chunk=0, offset=0), Place(chunk=1, offset=0), Place(chunk=2, offset=4096)]
+
+    with pytest.raises(LayoutMismatch, match="several chunks"):
+        WeightLayout.of(large, places, CHUNK_BYTES)
+    with pytest.raises(LayoutMismatch, match="several chunks"):
+        WeightLayout.of(large, [0, 1, 2], 2 * CHUNK_BYTES)
+
+
+def test_storage_is_as_small_as_its_tensor(
+    pool: ChunkPool, loader: Loader, tmp_path: Path, rng: random.Random
+) -> None:
+    tensors = {dtype: random_tensor(rng, dtype, 2, 8) for dtype in ITEM_BITS}
+    path = write_checkpoint(tmp_path, tensors)
+
+    views = AttachedWeights(pool.fd, loaded(pool, loader, path)).tensors()
+
+    for name, tensor in tensors.items():
+        assert views[name].untyped_storage().nbytes() == len(tensor.data)
+
+
 def test_gives_no_tensors_once_closed(pool: ChunkPool, loader: Loader, directory: Path) -> None:
     weights = AttachedWeights(pool.fd, loaded(pool, loader, directory))
 
@@ -224,11 +291,14 @@ def test_gives_no_tensors_once_closed(pool: ChunkPool, loader: Loader, directory
 
 
 def layout_with(
-    chunks: tuple[int, ...] = (0,), size_bytes: int = 100, entry: TensorEntry | None = None
+    chunks: tuple[int, ...] = (0,),
+    size_bytes: int = 100,
+    entry: TensorEntry | None = None,
+    offset: int = 0,
 ) -> WeightLayout:
     return WeightLayout(
         chunk_bytes=CHUNK_BYTES,
-        files=(FileLayout(size_bytes=size_bytes, chunks=chunks),),
+        files=(FileLayout(size_bytes=size_bytes, chunks=chunks, offset=offset),),
         tensors={} if entry is None else {"t": entry},
         aliases={},
     )
@@ -242,6 +312,13 @@ def entry(file: int = 0, offset: int = 0, size_bytes: int = 4, dtype: str = "F32
     "layout",
     [
         layout_with(chunks=(12,)),
+        layout_with(chunks=(-1,)),
+        layout_with(size_bytes=-1),
+        layout_with(offset=-4096),
+        layout_with(offset=4095),
+        layout_with(offset=CHUNK_BYTES),
+        layout_with(offset=CHUNK_BYTES - 4096, size_bytes=4097),
+        layout_with(offset=-4096, size_bytes=CHUNK_BYTES),
         layout_with(size_bytes=CHUNK_BYTES + 1),
         layout_with(entry=entry(file=1)),
         layout_with(entry=entry(file=-1)),
@@ -249,6 +326,7 @@ def entry(file: int = 0, offset: int = 0, size_bytes: int = 4, dtype: str = "F32
         layout_with(entry=entry(offset=-4)),
         layout_with(entry=entry(size_bytes=-4)),
         layout_with(entry=entry(dtype="F128")),
+        layout_with(entry=entry(size_bytes=8)),
     ],
 )
 def test_refuses_a_layout_that_does_not_fit(pool: ChunkPool, layout: WeightLayout) -> None:
@@ -305,6 +383,8 @@ def test_another_process_attaches_by_the_descriptor(
 
 def test_a_layout_survives_messages(large: Checkpoint) -> None:
     layout = WeightLayout.of(large, [5, 6, 2], CHUNK_BYTES)
+    within = layout_with(entry=entry(), offset=4096)
 
     for codec in (msgspec.json, msgspec.msgpack):
-        assert codec.decode(codec.encode(layout), type=WeightLayout) == layout
+        for each in (layout, within):
+            assert codec.decode(codec.encode(each), type=WeightLayout) == each

@@ -21,6 +21,13 @@ class NotACheckpoint(LoaderError, ValueError):
         self.rule = rule
 
 
+class NoSuchCheckpoint(NotACheckpoint, FileNotFoundError):
+    """A path at which there is nothing."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, "does not exist")
+
+
 class OutsideRoots(NotACheckpoint, PermissionError):
     """A path that leads out of the directories it must stay in."""
 
@@ -145,6 +152,17 @@ class ChunkStateError(LoaderError, ValueError):
         self.actual = actual
 
 
+class PlaceStateError(LoaderError, ValueError):
+    """A place in a shared chunk is not in the state it was to be taken from; nothing changed."""
+
+    def __init__(self, chunk: int, offset: int, expected: str, actual: str) -> None:
+        super().__init__(f"place {offset:,d} of chunk {chunk} is {actual}, not {expected}")
+        self.chunk = chunk
+        self.offset = offset
+        self.expected = expected
+        self.actual = actual
+
+
 class PoolBusy(LoaderError, RuntimeError):
     """A pool can't be closed while loads write into it."""
 
@@ -194,11 +212,63 @@ class WeightsClosed(LoaderError, RuntimeError):
 
 
 class DeviceUnavailable(LoaderError, ValueError):
-    """A device that tensors can't be loaded to here."""
+    """A device that is not there, or that nothing can be loaded to here."""
 
-    def __init__(self, device: str) -> None:
-        super().__init__(f"device {device!r} is not available; tensors are loaded to 'cpu'")
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"device {device!r} is not available: {reason}")
         self.device = device
+        self.reason = reason
+
+
+class DeviceMemoryRefused(LoaderError, MemoryError):
+    """A device has less memory free than was asked for; nothing was taken."""
+
+    def __init__(self, device: str, wanted_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"device {device!r} has {free_bytes:,d} bytes free,"
+            f" and {wanted_bytes:,d} were asked for"
+        )
+        self.device = device
+        self.wanted_bytes = wanted_bytes
+        self.free_bytes = free_bytes
+
+
+class DeviceFailed(LoaderError, RuntimeError):
+    """A device, or its driver, did not do what it was asked to."""
+
+    def __init__(self, device: str, call: str, code: str) -> None:
+        super().__init__(f"device {device!r} failed: {call} answered {code}")
+        self.device = device
+        self.call = call
+        self.code = code
+
+
+class SliceRefused(LoaderError, ValueError):
+    """A tensor that can't be cut into equal slices by the rule for it."""
+
+    def __init__(self, tensor: str, rule: str) -> None:
+        super().__init__(f"tensor {tensor!r} can't be sliced: {rule}")
+        self.tensor = tensor
+        self.rule = rule
+
+
+class TooManyPartitions(LoaderError, ValueError):
+    """A checkpoint has fewer layers than it was to be split into."""
+
+    def __init__(self, path: str | Path, n_partitions: int, n_layers: int) -> None:
+        super().__init__(f"{path}: has {n_layers} layers, too few for {n_partitions} partitions")
+        self.path = Path(path)
+        self.n_partitions = n_partitions
+        self.n_layers = n_layers
+
+
+class ModelMismatch(LoaderError, ValueError):
+    """A checkpoint lacks weights of the model that its configuration describes."""
+
+    def __init__(self, path: str | Path, rule: str) -> None:
+        super().__init__(f"{path}: {rule}")
+        self.path = Path(path)
+        self.rule = rule
 
 
 class DestinationExists(LoaderError, FileExistsError):

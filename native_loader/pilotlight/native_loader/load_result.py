@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pilotlight.native_loader import _native
+from pilotlight.native_loader.bottleneck import LoadTimes, bottleneck
+from pilotlight.native_loader.disks.disk_settings import DiskSettings
 
 ChecksumState = Literal["learned", "verified"]
 
@@ -16,9 +18,13 @@ class LoadProgress:
     """How far a load is."""
 
     done_bytes: int
+    """In DRAM, of `total_bytes` that are read."""
     total_bytes: int
     started: bool
     """True once its first block has been asked for."""
+    copied_bytes: int = 0
+    """On devices, of `total_copied_bytes`; both 0 where nothing is copied."""
+    total_copied_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +35,7 @@ class LoadResult:
     queue_seconds: float
     """From submission to the first block."""
     busy_seconds: float
-    """From the first block to the last."""
+    """From the first block to the last block or copy."""
     direct_io: bool
     direct_io_refusal: str
     """Why the file system refused direct reads; "" where it did not."""
@@ -42,16 +48,49 @@ class LoadResult:
     bytes_digest: str
     """Over all chunks' checksums: equal for equal files."""
     bottleneck: str
-    """One line: what the load waited for most, and its speed."""
+    """One line: what the load waited for most, its speed and its limit."""
+    copied_bytes: int = 0
+    """Bytes that went to devices."""
+    copy_seconds: float = 0.0
+    """In which devices' links were busy, summed over the devices."""
 
     @property
     def tells_disk_speed(self) -> bool:
-        """Whether `bytes_read` came from the disk, and in `busy_seconds` nothing else did."""
-        return self.direct_io and not self.page_cache_bytes and not self.n_interruptions
+        """Whether `bytes_read` came from the disk, and in `busy_seconds` nothing else did.
+
+        Nor was anything else waited for: a load that is copied to devices is not heard.
+        """
+        is_alone = not self.n_interruptions and not self.copied_bytes
+        return self.direct_io and not self.page_cache_bytes and is_alone
 
 
-def result_of(outcome: _native.LoadOutcome, *, is_verified: bool) -> LoadResult:
-    """Say for people and schedulers what the readers measured."""
+def result_of(
+    outcome: _native.LoadOutcome,
+    *,
+    is_verified: bool,
+    n_readers: int = DiskSettings().n_readers,
+    disk_bytes_per_second: float | None = None,
+    n_links: int = 0,
+) -> LoadResult:
+    """Say for people and schedulers what `n_readers` threads and `n_links` devices measured.
+
+    `disk_bytes_per_second` is what the load's disks are known to give together.
+    """
+    times = LoadTimes(
+        bytes_read=outcome.bytes_read,
+        busy_seconds=outcome.busy_seconds,
+        n_readers=n_readers,
+        read_seconds=outcome.read_seconds,
+        populate_seconds=outcome.populate_seconds,
+        checksum_seconds=outcome.checksum_seconds,
+        page_cache_bytes=outcome.page_cache_bytes,
+        direct_refusal=outcome.direct_refusal,
+        disk_bytes_per_second=disk_bytes_per_second,
+        n_links=n_links,
+        copied_bytes=outcome.copied_bytes,
+        copy_seconds=outcome.copy_seconds,
+        unpinned=outcome.is_unpinned,
+    )
     digest = hashlib.sha256(b"".join(crc.to_bytes(4, "little") for crc in outcome.crc32c))
     return LoadResult(
         bytes_read=outcome.bytes_read,
@@ -63,21 +102,7 @@ def result_of(outcome: _native.LoadOutcome, *, is_verified: bool) -> LoadResult:
         n_interruptions=outcome.n_interruptions,
         checksum="verified" if is_verified else "learned",
         bytes_digest=digest.hexdigest(),
-        bottleneck=_bottleneck(outcome),
+        bottleneck=bottleneck(times),
+        copied_bytes=outcome.copied_bytes,
+        copy_seconds=outcome.copy_seconds,
     )
-
-
-def _bottleneck(outcome: _native.LoadOutcome) -> str:
-    """Say where the readers spent most of their time."""
-    seconds = {
-        "disk-bound": outcome.read_seconds,
-        "memory-bound, the pool being populated": outcome.populate_seconds,
-        "processor-bound, checksums being computed": outcome.checksum_seconds,
-    }
-    bound = max(seconds, key=lambda name: seconds[name])
-    if bound == "disk-bound" and 2 * outcome.page_cache_bytes > outcome.bytes_read:
-        bound = "page cache"
-    elif bound == "disk-bound" and outcome.direct_refusal:
-        bound = f"disk-bound, direct reads refused ({outcome.direct_refusal})"
-    rate = outcome.bytes_read / max(outcome.busy_seconds, 1e-9)
-    return f"{bound}: {rate / 1e9:.2f} GB/s"

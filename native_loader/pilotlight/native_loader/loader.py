@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
 
 from pilotlight.native_loader import _native
-from pilotlight.native_loader.checkpoint import Checkpoint
-from pilotlight.native_loader.errors import LayoutMismatch, LoadPending
-from pilotlight.native_loader.ledger import ChecksumLedger
+from pilotlight.native_loader.devices.device import DeviceMemory
+from pilotlight.native_loader.disks.disk_settings import DiskSettings, KnownDisks
+from pilotlight.native_loader.disks.loader_disks import LoaderDisks
+from pilotlight.native_loader.errors import LoadPending
+from pilotlight.native_loader.formats.checkpoint import Checkpoint
+from pilotlight.native_loader.formats.ledger import ChecksumLedger
+from pilotlight.native_loader.formats.parts import Place, n_chunks_of
+from pilotlight.native_loader.load_plans import LoadPlan, plan_load, plan_stream
 from pilotlight.native_loader.load_result import LoadProgress, LoadResult, result_of
-from pilotlight.native_loader.parts import CheckpointFile
-from pilotlight.native_loader.pool import ChunkPool
-from pilotlight.native_loader.verification import known_checksums
-
-BLOCK_BYTES = 1 << 20
-READERS = 4
-"""Blocks in flight per disk: more gained nothing where it was measured."""
+from pilotlight.native_loader.memory.pool import ChunkPool
+from pilotlight.native_loader.placements.placement import Placement
 
 _SIGNAL_PERIOD_SECONDS = 0.1
 """How long a waiting main thread may keep Ctrl-C from being noticed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCopies:
+    """What of a checkpoint goes into which devices' memory."""
+
+    placement: Placement
+    memories: Sequence[DeviceMemory]
+    """One for each partition, of its size at least."""
 
 
 class Load:
@@ -35,7 +44,9 @@ class Load:
         loader: _native.Loader,
         checkpoint: Checkpoint,
         *,
-        unknown: Sequence[CheckpointFile],
+        plan: LoadPlan,
+        n_links: int,
+        disks: LoaderDisks,
         ledger: ChecksumLedger | None,
     ) -> None:
         """Not for callers: `Loader.submit` makes loads."""
@@ -43,7 +54,9 @@ class Load:
         self.id = f"load-{native.id}"
         self._native = native
         self._loader = loader
-        self._unknown = unknown
+        self._plan = plan
+        self._n_links = n_links
+        self._disks = disks
         self._ledger = ledger
         self._lock = Lock()
         self._result: LoadResult | None = None
@@ -63,6 +76,8 @@ class Load:
             done_bytes=progress.done_bytes,
             total_bytes=progress.total_bytes,
             started=progress.is_started,
+            copied_bytes=progress.copied_bytes,
+            total_copied_bytes=progress.total_copied_bytes,
         )
 
     def cancel(self) -> None:
@@ -75,6 +90,10 @@ class Load:
     def promote(self, priority: int) -> None:
         """Give the load another priority, from its next chunk on; never waits."""
         self._loader.promote(self._native, priority)
+
+    def wait(self) -> None:
+        """Wait for the end, however it comes, without the GIL and without being interrupted."""
+        self._native.wait(None)
 
     def result(self, timeout: float | None = None) -> LoadResult:
         """Wait for the end, without the GIL, and return how it went.
@@ -96,37 +115,57 @@ class Load:
         with self._lock:
             if self._result is None:
                 self._learn(outcome.crc32c)
-                self._result = result_of(outcome, is_verified=not self._unknown)
+                self._result = self._summarise(outcome)
             return self._result
+
+    def _summarise(self, outcome: _native.LoadOutcome) -> LoadResult:
+        files = self.checkpoint.files
+        result = result_of(
+            outcome,
+            is_verified=not self._plan.unknown,
+            n_readers=self._disks.n_readers(files),
+            disk_bytes_per_second=self._disks.bytes_per_second(files),
+            n_links=self._n_links,
+        )
+        self._disks.hear(files, result)
+        return result
 
     def _learn(self, crc32c: Sequence[int]) -> None:
         if self._ledger is None:
             return
-        files = self.checkpoint.files
-        for file in self._unknown:
-            chunks = zip(self.checkpoint.chunks, crc32c, strict=True)
-            self._ledger.learn(file, [crc for chunk, crc in chunks if files[chunk.file] is file])
+        sums: dict[int, list[int]] = {file: [] for file in self._plan.unknown}
+        for i in self._plan.read:
+            chunk = self.checkpoint.chunks[self._plan.numbers[i]]
+            if chunk.file in sums:
+                sums[chunk.file].append(crc32c[i])
+        for index, of_file in sums.items():
+            file = self.checkpoint.files[index]
+            if len(of_file) == n_chunks_of(file):
+                self._ledger.learn(file, of_file)
 
 
 class Loader:
     """Reads checkpoints into a pool. Thread-safe.
 
-    Each disk, known by its device number, has `threads` readers. It serves one
-    load at a time, by priority, then bytes left, then order of submission, and may
-    leave it for another one between chunks; another load gets only what the first
-    leaves over. Loads from different disks run side by side.
+    Each disk, known by its device number, has readers of its own, as many as
+    `settings` say, or what is known of that disk once `prepare` was called for it.
+    It serves one load at a time, by priority, then bytes left, then order of
+    submission, and may leave it for another one between chunks; another load gets
+    only what the first leaves over. Loads from different disks run side by side.
     """
 
     def __init__(
         self,
         pool: ChunkPool,
         *,
-        threads: int = READERS,
-        block_bytes: int = BLOCK_BYTES,
+        settings: DiskSettings | None = None,
+        disks: KnownDisks | None = None,
         ledger: ChecksumLedger | None = None,
     ) -> None:
+        usual = settings or DiskSettings()
         self._pool = pool
-        self._native = _native.Loader(pool.native, threads, block_bytes)
+        self._native = _native.Loader(pool.native, usual.n_readers, usual.depth, usual.block_bytes)
+        self._disks = LoaderDisks(self._native, usual=usual, known=disks)
         self._ledger = ledger
         self._lock = Lock()
         self._loads: dict[int, Load] = {}
@@ -147,46 +186,104 @@ class Loader:
         """Return an eventfd that is readable while `finished` has something to return."""
         return self._native.completion_fd
 
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Find out how the checkpoint's disks are read best, before anything is read from them.
+
+        A disk that was never probed is, which takes a fifth of a second. What is
+        settled for a disk stays so for this loader.
+        """
+        self._disks.prepare(checkpoint.files)
+
     def submit(
         self,
         checkpoint: Checkpoint,
-        chunks: Sequence[int],
+        chunks: Sequence[int | Place],
         *,
         priority: int = 0,
         use_page_cache: bool = False,
+        resident: Collection[int] = (),
+        copies: DeviceCopies | None = None,
     ) -> Load:
         """Begin to read `checkpoint.chunks[i]` into the pool's chunk `chunks[i]`; never waits.
 
         The caller holds the chunks as cached, and may neither bind nor release them
-        before the load has ended. With `use_page_cache`, blocks that are in the page
-        cache are taken from there instead of the disk.
+        before the load has ended; with a `Place` a chunk is shared with other loads,
+        and may be bound. Chunks whose numbers are in `resident` are there already,
+        from a load that succeeded, and are not read. Each chunk is copied to devices
+        as `copies` says as soon as it is there. With `use_page_cache`, blocks that are
+        in the page cache are taken from there instead of the disk.
 
         Raises:
             LayoutMismatch: they are not as many, or not as large, as the checkpoint's.
             ChunkStateError: one of them is not cached, or another load writes into it.
             LoaderClosed: as it says.
         """
-        check_targets(checkpoint, chunks, self._pool.chunk_bytes)
-        known = known_checksums(checkpoint, self._ledger)
+        plan = plan_load(
+            checkpoint,
+            chunks,
+            ledger=self._ledger,
+            chunk_bytes=self._pool.chunk_bytes,
+            resident=resident,
+            copies=copies.placement.copies if copies else (),
+        )
+        return self._submit(checkpoint, plan, copies, priority, use_page_cache)
+
+    def stream(
+        self,
+        checkpoint: Checkpoint,
+        staging: Sequence[int],
+        copies: DeviceCopies,
+        *,
+        priority: int = 0,
+        use_page_cache: bool = False,
+    ) -> Load:
+        """Begin to read a checkpoint into devices; never waits.
+
+        It passes through the pool's chunks `staging`, which the caller holds as
+        cached: with fewer than some 16, the disk or the link may wait for the other.
+        What no device is to hold is not read.
+
+        Raises:
+            LayoutMismatch: there is no staging, or the checkpoint's chunks do not fit it.
+            ChunkStateError: a chunk is not cached, or another load writes into it.
+            LoaderClosed: as it says.
+        """
+        plan = plan_stream(
+            checkpoint,
+            staging,
+            ledger=self._ledger,
+            chunk_bytes=self._pool.chunk_bytes,
+            copies=copies.placement.copies,
+        )
+        return self._submit(checkpoint, plan, copies, priority, use_page_cache)
+
+    def _submit(
+        self,
+        checkpoint: Checkpoint,
+        plan: LoadPlan,
+        copies: DeviceCopies | None,
+        priority: int,
+        use_page_cache: bool,
+    ) -> Load:
+        memories = copies.memories if copies else ()
+        self._disks.use(checkpoint.files)
         with self._lock:
             native = self._native.submit(
-                [_file_tuple(file) for file in checkpoint.files],
-                [
-                    (chunk.file, chunk.offset, chunk.length, chunk.number, target, expected)
-                    for chunk, target, expected in zip(
-                        checkpoint.chunks, chunks, _per_chunk(checkpoint, known), strict=True
-                    )
-                ],
+                plan.files,
+                plan.chunks,
                 priority,
                 use_page_cache,
+                [(memory.device.native, memory.native) for memory in memories],
+                plan.copies,
+                plan.staging,
             )
             load = Load(
                 native,
                 self._native,
                 checkpoint,
-                unknown=[
-                    file for file, sums in zip(checkpoint.files, known, strict=True) if sums is None
-                ],
+                plan=plan,
+                n_links=len({memory.device.name for memory in memories}),
+                disks=self._disks,
                 ledger=self._ledger,
             )
             self._loads[native.id] = load
@@ -200,39 +297,3 @@ class Loader:
     def close(self) -> None:
         """Cancel what runs and wait until nothing is written any more."""
         self._native.close()
-
-
-def check_targets(checkpoint: Checkpoint, chunks: Sequence[int], chunk_bytes: int) -> None:
-    """Check that pool chunks can hold a checkpoint's.
-
-    Raises:
-        LayoutMismatch: they can't.
-    """
-    if len(chunks) != checkpoint.n_chunks:
-        raise LayoutMismatch(
-            f"{checkpoint.path} has {checkpoint.n_chunks} chunks, and {len(chunks)} were given"
-        )
-    longest = max((chunk.length for chunk in checkpoint.chunks), default=0)
-    if longest > chunk_bytes:
-        raise LayoutMismatch(
-            f"a chunk of {longest:,d} bytes does not fit a pool's chunk of {chunk_bytes:,d} bytes"
-        )
-
-
-def _file_tuple(file: CheckpointFile) -> tuple[bytes, int, int, int, int, int]:
-    return (
-        os.fsencode(file.path),
-        file.device,
-        file.inode,
-        file.size_bytes,
-        file.mtime_ns,
-        file.ctime_ns,
-    )
-
-
-def _per_chunk(checkpoint: Checkpoint, known: Sequence[Sequence[int] | None]) -> list[int | None]:
-    sums = [known[chunk.file] for chunk in checkpoint.chunks]
-    return [
-        None if of_file is None else of_file[chunk.number]
-        for chunk, of_file in zip(checkpoint.chunks, sums, strict=True)
-    ]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotlight.native_loader.dtypes import ITEM_BITS
-from pilotlight.native_loader.header import LENGTH_BYTES
-from pilotlight.native_loader.weight_files import INDEX_NAME, SINGLE_NAME
+from pilotlight.native_loader.formats.dtypes import ITEM_BITS
+from pilotlight.native_loader.formats.header import LENGTH_BYTES
+from pilotlight.native_loader.formats.weight_files import INDEX_NAME, SINGLE_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

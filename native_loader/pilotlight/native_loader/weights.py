@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from pilotlight.native_loader._native import ChunkView
-from pilotlight.native_loader.checkpoint import Checkpoint
-from pilotlight.native_loader.dtypes import ITEM_BITS, is_aligned, torch_type
 from pilotlight.native_loader.errors import LayoutMismatch, WeightsClosed
-from pilotlight.native_loader.loader import check_targets
-from pilotlight.native_loader.parts import TensorEntry
+from pilotlight.native_loader.formats.checkpoint import Checkpoint
+from pilotlight.native_loader.formats.dtypes import ITEM_BITS, is_aligned
+from pilotlight.native_loader.formats.parts import (
+    CHUNK_BYTES,
+    PLACE_BYTES,
+    CheckpointFile,
+    Place,
+    TensorEntry,
+)
+from pilotlight.native_loader.load_plans import check_places
+from pilotlight.native_loader.memory.tensor_views import tensors_over
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +33,8 @@ class FileLayout:
     size_bytes: int
     chunks: tuple[int, ...]
     """Chunks of the pool, in the order of the file."""
+    offset: int = 0
+    """Where in the first chunk the file begins: a small one may share its chunk with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,25 +47,37 @@ class WeightLayout:
     aliases: dict[str, str]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, chunks: Sequence[int], chunk_bytes: int) -> WeightLayout:
-        """Describe a checkpoint whose chunk i was loaded into the pool's `chunks[i]`.
+    def of(
+        cls, checkpoint: Checkpoint, places: Sequence[int | Place], chunk_bytes: int
+    ) -> WeightLayout:
+        """Describe a checkpoint whose chunk i was loaded into `places[i]` of a pool.
 
         Raises:
-            LayoutMismatch: such chunks can't hold it.
+            LayoutMismatch: such places can't hold it, or not so that its files can be mapped.
         """
-        check_targets(checkpoint, chunks, chunk_bytes)
-        held: list[list[int]] = [[] for _ in checkpoint.files]
-        for chunk, target in zip(checkpoint.chunks, chunks, strict=True):
-            held[chunk.file].append(target)
+        check_places(checkpoint, places, chunk_bytes)
+        held: list[list[int | Place]] = [[] for _ in checkpoint.files]
+        for chunk, place in zip(checkpoint.chunks, places, strict=True):
+            held[chunk.file].append(place)
         return cls(
             chunk_bytes=chunk_bytes,
             files=tuple(
-                FileLayout(size_bytes=file.size_bytes, chunks=tuple(targets))
-                for file, targets in zip(checkpoint.files, held, strict=True)
+                _file_layout(file, of_file, chunk_bytes)
+                for file, of_file in zip(checkpoint.files, held, strict=True)
             ),
             tensors=dict(checkpoint.tensors),
             aliases=dict(checkpoint.aliases),
         )
+
+
+def _file_layout(
+    file: CheckpointFile, places: Sequence[int | Place], chunk_bytes: int
+) -> FileLayout:
+    chunks = [place.chunk if isinstance(place, Place) else place for place in places]
+    offsets = [place.offset if isinstance(place, Place) else 0 for place in places]
+    if len(places) > 1 and (any(offsets) or chunk_bytes != CHUNK_BYTES):
+        raise LayoutMismatch(f"{file.path} has several chunks, which must fill the pool's")
+    return FileLayout(size_bytes=file.size_bytes, chunks=tuple(chunks), offset=sum(offsets))
 
 
 class AttachedWeights:
@@ -81,7 +104,9 @@ class AttachedWeights:
         for name, entry in layout.tensors.items():
             _check_entry(name, entry, layout.files)
             self._size_bytes += entry.size_bytes
-            self._copied_bytes += _copied_bytes(entry)
+            # Every file is mapped at a multiple of 4096, so the offset tells.
+            if not is_aligned(entry.offset, entry.dtype):
+                self._copied_bytes += entry.size_bytes
 
     @property
     def size_bytes(self) -> int:
@@ -110,10 +135,21 @@ class AttachedWeights:
         """
         if self._views is None:
             raise WeightsClosed
-        views = self._views
-        return {
-            name: _tensor(views[entry.file], entry) for name, entry in self._layout.tensors.items()
-        }
+        return tensors_over(self._views, self._layout.tensors)
+
+    def when_unmapped(self, note: Callable[[int], object]) -> None:
+        """Have `note` called with a file's number once nothing maps that file any more.
+
+        Neither these weights nor a tensor holds it then. The call may come in any
+        thread and in the middle of anything, so `note` must not take locks.
+
+        Raises:
+            WeightsClosed: as it says.
+        """
+        if self._views is None:
+            raise WeightsClosed
+        for file, view in enumerate(self._views):
+            weakref.finalize(view, note, file).atexit = False
 
     def close(self) -> None:
         """Let go of the mappings; those that tensors live in stay until the last one goes."""
@@ -121,42 +157,22 @@ class AttachedWeights:
 
 
 def _mapped(fd: int, chunk_bytes: int, file: FileLayout) -> ChunkView:
+    if file.offset % PLACE_BYTES:
+        raise LayoutMismatch(f"a file can't begin at byte {file.offset:,d} of a chunk")
     try:
-        return ChunkView(fd, chunk_bytes, file.chunks, file.size_bytes)
-    except ValueError as exc:
+        return ChunkView(fd, chunk_bytes, file.chunks, file.size_bytes, file.offset)
+    except (ValueError, TypeError) as exc:
+        # A number that no chunk can have is a TypeError.
         raise LayoutMismatch(str(exc)) from exc
 
 
 def _check_entry(name: str, entry: TensorEntry, files: Sequence[FileLayout]) -> None:
     is_inside = (
         0 <= entry.file < len(files)
-        and min(entry.offset, entry.size_bytes) >= 0
+        and entry.offset >= 0 <= entry.size_bytes
         and entry.offset + entry.size_bytes <= files[entry.file].size_bytes
     )
-    if not is_inside or entry.dtype not in ITEM_BITS:
+    if not is_inside:
         raise LayoutMismatch(f"tensor {name!r} does not lie in its file")
-
-
-def _copied_bytes(entry: TensorEntry) -> int:
-    # Every file is mapped at a multiple of 2 MiB, so the offset tells.
-    return 0 if is_aligned(entry.offset, entry.dtype) else entry.size_bytes
-
-
-def _tensor(view: ChunkView, entry: TensorEntry) -> torch.Tensor:
-    import torch
-
-    type_and_shape = torch_type(entry.dtype, entry.shape)
-    dtype, shape = type_and_shape or (torch.uint8, (entry.size_bytes,))
-    if entry.size_bytes == 0:
-        return torch.empty(shape, dtype=dtype)
-    # A ChunkView has the buffer protocol, which Python 3.11 can't say in types.
-    buffer = cast("Any", view)
-    if not _copied_bytes(entry):
-        n_items = entry.size_bytes // dtype.itemsize
-        flat = torch.frombuffer(buffer, dtype=dtype, count=n_items, offset=entry.offset)
-    else:
-        raw = torch.frombuffer(
-            buffer, dtype=torch.uint8, count=entry.size_bytes, offset=entry.offset
-        )
-        flat = raw.clone().view(dtype)
-    return flat.reshape(shape)
+    if math.prod(entry.shape) * ITEM_BITS.get(entry.dtype, 0) != entry.size_bytes * 8:
+        raise LayoutMismatch(f"tensor {name!r} does not have the bytes that its items need")

@@ -12,7 +12,7 @@ from pilotlight.process import tables
 from pilotlight.process.commands import output_option
 
 if TYPE_CHECKING:
-    from pilotlight.native_loader.checkpoint import Checkpoint
+    from pilotlight.native_loader.formats.checkpoint import Checkpoint
 
 _CHECKPOINT_COLUMNS = (
     tables.text("path"),
@@ -55,7 +55,7 @@ def inspect(path: Path, tensors: bool, output: tables.OutputFormat) -> None:
       pilotlight inspect ~/models/llama-8b
       pilotlight inspect --tensors -o json ~/models/llama-8b
     """
-    from pilotlight.native_loader.checkpoint import Checkpoint
+    from pilotlight.native_loader.formats.checkpoint import Checkpoint
 
     with one_line_errors():
         checkpoint = Checkpoint.open(path)
@@ -66,7 +66,7 @@ def inspect(path: Path, tensors: bool, output: tables.OutputFormat) -> None:
 
 
 def _checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
-    from pilotlight.native_loader.dtypes import is_aligned
+    from pilotlight.native_loader.formats.dtypes import is_aligned
 
     entries = checkpoint.tensors.values()
     return {

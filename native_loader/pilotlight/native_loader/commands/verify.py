@@ -28,8 +28,8 @@ def verify(path: Path) -> None:
     Example:
       pilotlight verify ~/models/llama-8b-packed
     """
-    from pilotlight.native_loader.checkpoint import Checkpoint
-    from pilotlight.native_loader.ledger import ChecksumLedger
+    from pilotlight.native_loader.formats.checkpoint import Checkpoint
+    from pilotlight.native_loader.formats.ledger import ChecksumLedger
 
     with one_line_errors():
         checkpoint = Checkpoint.open(path)

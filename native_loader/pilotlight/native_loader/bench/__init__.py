@@ -1,0 +1,1 @@
+"""What `pilotlight bench load` measures: loads beside the disk's limit and beside other loaders."""

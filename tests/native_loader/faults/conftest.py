@@ -1,0 +1,55 @@
+"""A checkpoint on a file system that fails when told to, and one beside it that does not."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import Absent
+from tests.native_loader.faults.faulty_files import FaultyFiles, faulty_files
+
+from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool
+from pilotlight.native_loader.testing import random_tensor, write_checkpoint
+
+
+@pytest.fixture
+def source(tmp_path: Path, rng: random.Random) -> Path:
+    """The directory that the faulty file system shows: a checkpoint of two chunks."""
+    tensors = {"a": random_tensor(rng, "U8", CHUNK_BYTES + (4 << 20) + 777)}
+    return write_checkpoint(tmp_path / "shown", tensors)
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, source: Path, absent: Absent) -> Iterator[FaultyFiles]:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        absent("fuse", "/dev/fuse can't be opened here")
+    if os.geteuid() != 0:
+        absent("fuse", "only root mounts file systems")
+    with faulty_files(source, tmp_path / "faulty") as files:
+        yield files
+
+
+@pytest.fixture
+def failing(faulty: FaultyFiles) -> Checkpoint:
+    """The checkpoint that can fail."""
+    return Checkpoint.open(faulty.directory)
+
+
+@pytest.fixture
+def sound(directory: Path) -> Checkpoint:
+    """A small checkpoint on the ordinary disk."""
+    return Checkpoint.open(directory)
+
+
+@pytest.fixture
+def pool() -> Iterator[ChunkPool]:
+    """A pool that must have all its chunks back in the end."""
+    pool = ChunkPool(8 * CHUNK_BYTES)
+    yield pool
+    pool.check_integrity()
+    accounts = pool.accounts()
+    assert (accounts.free, accounts.cached, accounts.bound) == (accounts.total, 0, 0)
+    pool.close()
