@@ -4,12 +4,15 @@ PYTHON ?= python3
 WERROR ?= OFF
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+# How long to fuzz: seconds, or minutes as in 30m.
+TIME ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
 STEP := .ci/step
 STUB := native_loader/pilotlight/native_loader/_native.pyi
-CPP := $(shell find native_loader/src native_loader/include native_loader/tests -name '*.[ch]pp')
+CPP := $(shell find native_loader/src native_loader/include native_loader/tests native_loader/fuzz \
+	-name '*.[ch]pp')
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -18,7 +21,7 @@ export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test check-all format lint types imports proto proto-drift stub-drift \
-	unit integration slow test-gpu native ctest sanitize docs wheel clean distclean FORCE
+	unit integration slow test-gpu native ctest sanitize fuzz fuzz-short docs wheel clean distclean FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,7 +56,7 @@ demo: setup ## Show it all on made-up models (DEMO_ARGS="--json FILE")
 # One after another, the quick ones first; the first that fails ends it.
 test: setup lint types imports proto-drift stub-drift unit integration ctest ## Check all, in minutes
 
-check-all: test slow sanitize ## Check all, the long forms too
+check-all: test slow sanitize fuzz-short ## Check all, the long forms too
 
 format: setup ## Format Python and C++
 	ruff check --fix-only -q .
@@ -96,6 +99,12 @@ sanitize: setup ## Run them under the sanitizers
 	@$(STEP) "ctest (asan)" ctest --test-dir build/asan --output-on-failure
 	@$(STEP) "C++ build (tsan)" .ci/build-native build/tsan -DPILOTLIGHT_SANITIZE=thread
 	@$(STEP) "ctest (tsan)" ctest --test-dir build/tsan --output-on-failure
+
+fuzz: setup ## Fuzz the native loader (TIME=90, TIME=30m)
+	@$(STEP) "fuzz" .ci/fuzz build/fuzz $(TIME)
+
+fuzz-short: setup
+	@$(STEP) "fuzz, short" .ci/fuzz build/fuzz 20 optional
 
 proto: setup ## Generate the protocol code
 	.ci/generate-protocols .
