@@ -17,7 +17,7 @@ RUN = sorted((p for p in PAGES if p.is_run), key=lambda page: page.path.stem != 
 
 # A block that joins these should have a good reason: nobody notices when it is wrong.
 NOT_RUN = {
-    "CONTRIBUTING.md": 2,
+    "CONTRIBUTING.md": 3,
     "README.md": 2,
     "docs/how-to/several-machines.md": 4,
     "docs/quickstart.md": 1,

@@ -192,7 +192,12 @@ def test_a_misspelt_variable_is_not_silent(name: str, rule: str) -> None:
 
 
 def test_variables_that_are_no_settings_are_passed_over() -> None:
-    environ = {"PILOTLIGHT_HOME": "/x", "PILOTLIGHT_REQUIRE": "postgres", "PILOTLIGHT_TRACES": "/t"}
+    environ = {
+        "PILOTLIGHT_CUDA_LIBRARY": "/c",
+        "PILOTLIGHT_HOME": "/x",
+        "PILOTLIGHT_REQUIRE": "postgres",
+        "PILOTLIGHT_TRACES": "/t",
+    }
 
     assert read(environ=environ) == NodeSettings()
 

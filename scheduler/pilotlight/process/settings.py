@@ -31,6 +31,7 @@ PREFIX = "PILOTLIGHT_"
 RESERVED_VARIABLES = frozenset(
     {
         "PILOTLIGHT_CONTROLLER",  # the address that commands talk to
+        "PILOTLIGHT_CUDA_LIBRARY",  # the CUDA driver that is opened
         "PILOTLIGHT_HOME",  # where data lies
         "PILOTLIGHT_REQUIRE",  # what the tests may not skip
         "PILOTLIGHT_TRACES",  # where recorded traces lie

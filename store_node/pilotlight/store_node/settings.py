@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pilotlight.native_loader.memory_limits import available_memory_bytes
+from pilotlight.native_loader.memory.memory_limits import available_memory_bytes
 from pilotlight.process.log_options import LogFormat, LogLevel
 from pilotlight.process.quantities import ByteCount, Seconds
 
@@ -56,8 +56,8 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     worker_memory_bytes: ByteCount | None = None
     """What a worker may allocate beside its weights, 8 MiB for the stack of each thread among it;
     its replica fails as out_of_memory at the first byte more. None = no limit."""
-    loader_threads: int = 4
-    """Reads in flight per disk."""
+    loader_threads: int = 0
+    """Threads that read each disk, a block of 1 MiB at a time each; 0 = as its probe finds best."""
     evictor: str = "lru"
     """An entry point of group pilotlight.evictors: lru, or value, by seconds of loading saved."""
     rescan_seconds: Seconds = Seconds(5.0)

@@ -32,6 +32,8 @@ def test_help_lists_what_can_be_measured_with_a_line_each(pilotlight: Run) -> No
     assert code == 0
     assert "pilotlight bench start --short" in out
     assert any(line.startswith("  start ") and "cold starts" in line for line in out.splitlines())
+    assert "pilotlight bench load --short" in out
+    assert any(line.startswith("  load ") and "other loaders" in line for line in out.splitlines())
 
 
 def test_every_bench_says_what_it_measures(pilotlight: Run) -> None:

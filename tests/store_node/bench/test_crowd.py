@@ -10,8 +10,8 @@ import pytest
 from tests.store_node.bench.meddling import Meddled, Refusing
 from tests.store_node.engines.timed_rig import bind, make_setup, make_work
 
+from pilotlight.process.bench.errors import BenchFailed
 from pilotlight.store_node.bench.crowd import Crowd, Guest, alone
-from pilotlight.store_node.bench.errors import BenchFailed
 from pilotlight.store_node.engines.engine import Emission, Engine, Work, WorkFailure
 from pilotlight.store_node.protocol import FinishReason, RequestId
 from pilotlight.store_node.testing import FakeClock

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
+from pilotlight.process.bench.errors import BenchFailed
 from pilotlight.scheduler.testing.rpc_errors import broken, refused
-from pilotlight.store_node.bench.errors import BenchFailed
 from pilotlight.store_node.bench.nodes import BenchNode
 from pilotlight.store_node.bench.registry import Registry
 from pilotlight.store_node.protocol import ReplicaId

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.store_node.bench.samples import a_round, rival, start
 
+from pilotlight.process.bench.documents import write_document
 from pilotlight.store_node.bench import report
-from pilotlight.store_node.bench.errors import BenchFailed
 from pilotlight.store_node.bench.messages import (
     BatchDone,
     Compared,
@@ -94,7 +94,7 @@ def test_figures_are_at_the_top(measured: Measured, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
 
     document = report.as_document(measured, machine={"processors": 2}, settings={"threads": 1})
-    report.write_document(document, file)
+    write_document(document, file)
 
     found = json.loads(file.read_text())
     assert found["dram_floor_ratio_median"] == pytest.approx(1.2)
@@ -110,20 +110,3 @@ def test_figures_that_were_not_measured_are_null(tmp_path: Path) -> None:
     document = report.as_document(NOTHING, machine={}, settings={})
 
     assert [document[name] for name in FIGURES] == [None] * len(FIGURES)
-
-
-def test_a_file_that_can_be_written_is_not_touched_before(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    file.write_text("older figures")
-
-    report.require_writable(file)
-
-    assert file.read_text() == "older figures"
-    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
-
-
-def test_a_file_that_can_t_be_written_is_told_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(BenchFailed, match=r"x\.json can't be written: No such file or directory"):
-        report.require_writable(tmp_path / "missing" / "x.json")
-    with pytest.raises(BenchFailed, match="can't be written: it is a directory"):
-        report.require_writable(tmp_path)

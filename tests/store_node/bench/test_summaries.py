@@ -9,7 +9,7 @@ from pilotlight.store_node.bench import summaries
 from pilotlight.store_node.bench.messages import BatchDone, Compared, Differing, PrefillDone
 from pilotlight.store_node.bench.outputs import OutputsOf
 from pilotlight.store_node.bench.samples import PHASES
-from pilotlight.store_node.bench.summaries import Measured, Target
+from pilotlight.store_node.bench.summaries import Measured
 from pilotlight.store_node.bench.throughput import Race, Throughput
 from pilotlight.store_node.protocol import Tier
 
@@ -191,4 +191,3 @@ def test_some_targets_are_a_least_and_some_a_most() -> None:
         "ssd_floor_ratio_median": False,
         "throughput_ratio_to_transformers_cb": False,
     }
-    assert Target(figure="f", value=2, target=1, is_least=True).is_met

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pilotlight.native_loader import CHUNK_BYTES
+from pilotlight.native_loader.disks.disk_settings import KnownDisks
 from pilotlight.store_node.errors import InvalidSettings
 from pilotlight.store_node.settings import Sizes
 from pilotlight.store_node.shell.machine import Machine
@@ -12,7 +13,7 @@ from pilotlight.store_node.shell.machine import Machine
 
 def make_machine(tmp_path: Path, *, device_bytes: int, dram_bytes: int) -> Machine:
     sizes = Sizes(device_bytes=device_bytes, dram_bytes=dram_bytes, threads=1)
-    return Machine(sizes, n_devices=2, loader_threads=1, checksums=tmp_path)
+    return Machine(sizes, n_devices=2, loader_threads=1, disks=KnownDisks(), checksums=tmp_path)
 
 
 def test_pool_holds_dram_and_all_devices_in_whole_chunks(tmp_path: Path) -> None:

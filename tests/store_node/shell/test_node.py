@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, LoadResult
-from pilotlight.native_loader.packing import pack
+from pilotlight.native_loader.packing.pack import pack
 from pilotlight.store_node.protocol import (
     FinishReason,
     NodeUpdate,

@@ -8,6 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from pilotlight.native_loader import Checkpoint, OutsideRoots
+from pilotlight.native_loader.packing.pack import pack
+from pilotlight.native_loader.packing.pack_plans import PackPlan
+from pilotlight.native_loader.testing import RawTensor, write_checkpoint
 from pilotlight.store_node.core import CheckpointCopy
 from pilotlight.store_node.protocol import Reference
 from pilotlight.store_node.storage import catalogue as catalogue_module
@@ -119,6 +122,24 @@ def test_broken_checkpoints_are_listed_with_the_reason(
     assert "model.safetensors" in found["truncated"].problem
     assert "pickle" in found["pickled"].problem
     assert "config.json" in found["odd"].problem
+
+
+def test_checkpoints_in_slices_are_listed_with_the_reason(tmp_path: Path) -> None:
+    whole = write_checkpoint(
+        tmp_path / "source",
+        {
+            "model.layers.0.mlp.up_proj.weight": RawTensor(
+                dtype="U8", shape=(4, 2), data=b"weights!"
+            )
+        },
+    )
+    (tmp_path / "models").mkdir()
+    plan = PackPlan.parse("tensor-parallel=2")
+    pack(Checkpoint.open(whole), tmp_path / "models" / "sliced", plan=plan)
+
+    found = copies(scanned(tmp_path / "models"))
+
+    assert "is packed in slices for 2 devices" in found["sliced"].problem
 
 
 def test_directory_whose_name_is_no_utf8_is_left_out_and_told_of_once(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight.native_loader import CheckpointFile
+from pilotlight.native_loader.disks.disk_settings import KnownDisks
 from pilotlight.store_node.protocol import ChannelId
 from pilotlight.store_node.storage.disks import (
     ASSUMED_BYTES_PER_SECOND,
-    PROBE_BYTES,
-    PROBE_SECONDS,
     DiskProbe,
     ProbeTarget,
 )
@@ -19,16 +19,30 @@ from pilotlight.store_node.storage.disks import (
 DISK = ChannelId("host/disk-1:2")
 
 
+def target_at(path: Path) -> ProbeTarget:
+    status = path.stat()
+    file = CheckpointFile(
+        path=path,
+        size_bytes=status.st_size,
+        data_offset=8,
+        device=status.st_dev,
+        inode=status.st_ino,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+    )
+    return ProbeTarget(channel_id=DISK, file=file)
+
+
 @pytest.fixture
 def probe(tmp_path: Path) -> DiskProbe:
-    return DiskProbe(tmp_path / "records", locks=tmp_path / "locks")
+    return DiskProbe(tmp_path / "records", KnownDisks(), locks=tmp_path / "locks")
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> ProbeTarget:
     path = tmp_path / "weights"
-    path.write_bytes(os.urandom(1 << 20) * 16)
-    return ProbeTarget(channel_id=DISK, path=path, size_bytes=16 << 20)
+    path.write_bytes(os.urandom(1 << 20) * 64)
+    return target_at(path)
 
 
 def test_assumes_something_before_the_first_measurement(probe: DiskProbe) -> None:
@@ -46,20 +60,21 @@ def test_measures_by_direct_reads_and_remembers(probe: DiskProbe, target: ProbeT
     assert measured is not None
     assert measured.measured
     assert measured.bytes_per_second > 1e6
-    assert 0 < measured.latency_seconds < PROBE_SECONDS
+    assert 0 < measured.latency_seconds < 0.5
     later = probe.assume(DISK)
     assert later.bytes_per_second == measured.bytes_per_second
     assert not later.measured
 
 
 def test_measures_nothing_by_a_file_that_is_small_or_gone(
-    probe: DiskProbe, target: ProbeTarget
+    tmp_path: Path, probe: DiskProbe, target: ProbeTarget
 ) -> None:
-    small = ProbeTarget(channel_id=DISK, path=target.path, size_bytes=4096)
-    gone = ProbeTarget(channel_id=DISK, path=target.path / "no", size_bytes=PROBE_BYTES)
+    small = tmp_path / "small"
+    small.write_bytes(b"weights")
 
-    assert probe.measure(small) is None
-    assert probe.measure(gone) is None
+    assert probe.measure(target_at(small)) is None
+    target.file.path.unlink()
+    assert probe.measure(target) is None
 
 
 @pytest.mark.usefixtures("direct_reads")

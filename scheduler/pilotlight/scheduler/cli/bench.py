@@ -13,6 +13,7 @@ from pilotlight.scheduler.cli.verbs import BenchGroup
     "Give a machine that has nothing else to do:\n"
     "  pilotlight bench start --short               everything once, in about a minute\n"
     "  pilotlight bench start --json figures.json   with repetitions, and figures for programs\n"
+    "  pilotlight bench load --short                loads beside the disk and other loaders\n"
     "pilotlight bench COMMAND --help tells more of each.",
 )
 def bench() -> None:

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.process.bench.children import Child, child_environ
 from pilotlight.process.page_cache import bring_into_page_cache, drop_from_page_cache
-from pilotlight.store_node.bench.children import Child, child_environ
+from pilotlight.store_node.bench import children
 from pilotlight.store_node.bench.loaded import Loaded
 from pilotlight.store_node.bench.messages import (
     BindAlone,
@@ -99,7 +100,7 @@ class Alone:
         self._place(tier)
         arguments = (self._directory, json.dumps(PROMPT_IDS))
         began = time.monotonic()
-        async with Child.running(
+        async with children.running(
             "from_pretrained", *arguments, environ=child_environ(self._threads)
         ) as child:
             token = await child.receive(Token)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
-import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.process.bench.children import child_environ
+from pilotlight.process.bench.documents import require_writable, write_document
+from pilotlight.process.bench.errors import BenchFailed
+from pilotlight.process.bench.machine import default_threads, machine_facts
+from pilotlight.process.bench.running import RUN_PREFIX, only_bench, run_until_told
 from pilotlight.process.progress import show_steps
 from pilotlight.process.quantities import format_count
-from pilotlight.store_node.bench import report
-from pilotlight.store_node.bench.children import Child, child_environ
-from pilotlight.store_node.bench.errors import BenchFailed
-from pilotlight.store_node.bench.machine import default_threads, machine_facts
+from pilotlight.store_node.bench import children, report
 from pilotlight.store_node.bench.messages import Ready
 from pilotlight.store_node.bench.outputs import EqualityPlan, OutputsOf, compare_all
 from pilotlight.store_node.bench.recipes import SERVED, SHORT, STARTED, Recipe
@@ -33,13 +29,6 @@ from pilotlight.store_node.bench.throughput import (
     ThroughputPlan,
     measure_throughput,
 )
-
-T = TypeVar("T")
-
-_RUN = "run-"
-"""A run's folder begins so; the rest is of chance."""
-
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 REQUESTS = 500
 SHORT_REQUESTS = 10
@@ -76,7 +65,7 @@ def run_bench(plan: Plan) -> None:
         KeyboardInterrupt: it was told to stop, and has.
     """
     if plan.json_file is not None:
-        report.require_writable(plan.json_file)
+        require_writable(plan.json_file)
     own = {path.resolve().name: Checkpoint.open(path.resolve()) for path in plan.own}
     if len(own) < len(plan.own):
         raise BenchFailed("two of the checkpoints have the same name")
@@ -84,8 +73,8 @@ def run_bench(plan: Plan) -> None:
         if not (checkpoint.path / "config.json").exists():
             raise BenchFailed(f"{checkpoint.path} has no config.json: no engine can run it")
     machine = machine_facts()
-    with _only_bench(plan.home) as directory:
-        measured = _run(_measure(plan, own, directory))
+    with only_bench(plan.home) as directory:
+        measured = run_until_told(_measure(plan, own, directory))
     report.print_report(measured)
     if plan.json_file is not None:
         settings = {
@@ -95,7 +84,7 @@ def run_bench(plan: Plan) -> None:
             "parts": list(plan.parts),
         }
         document = report.as_document(measured, machine=machine, settings=settings)
-        report.write_document(document, plan.json_file)
+        write_document(document, plan.json_file)
 
 
 async def _measure(plan: Plan, own: Mapping[str, Checkpoint], directory: Path) -> Measured:
@@ -107,7 +96,7 @@ async def _measure(plan: Plan, own: Mapping[str, Checkpoint], directory: Path) -
         await _make([*recipes["starts"], *recipes["throughput"]], kept)
         started = {each.name: Checkpoint.open(kept / each.name) for each in recipes["starts"]}
         served = {each.name: kept / each.name for each in recipes["throughput"]}
-    with tempfile.TemporaryDirectory(dir=directory, prefix=_RUN) as folder:
+    with tempfile.TemporaryDirectory(dir=directory, prefix=RUN_PREFIX) as folder:
         return Measured(
             sizes_bytes={name: each.size_bytes for name, each in started.items()},
             starts=await _starts(plan, started, Path(folder)),
@@ -166,61 +155,5 @@ async def _make(recipes: Sequence[Recipe], directory: Path) -> None:
         return
     click.echo(f"making {format_count(len(missing), 'checkpoint')} below {directory}", err=True)
     environ = child_environ(default_threads())
-    async with Child.running("making", str(directory), *missing, environ=environ) as child:
+    async with children.running("making", str(directory), *missing, environ=environ) as child:
         await child.receive(Ready)
-
-
-@contextlib.contextmanager
-def _only_bench(home: Path) -> Generator[Path]:
-    """Keep other benches of this home away; give the directory where this one may write.
-
-    Raises:
-        BenchFailed: one runs.
-    """
-    directory = home / "bench"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchFailed(
-                f"a bench runs in {directory}; beside it, this one would measure nothing"
-            ) from None
-        for stale in directory.glob(f"{_RUN}*"):
-            # Of one that was killed: whoever holds the lock is the only one.
-            shutil.rmtree(stale, ignore_errors=True)
-        yield directory
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine until it ends, or until this process is told to stop.
-
-    Raises:
-        KeyboardInterrupt: it was told to, and what the coroutine had begun has ended.
-    """
-
-    async def stoppable() -> T:
-        task = asyncio.current_task()
-        assert task is not None, "a coroutine runs in a task"
-        _on_stop(task.cancel)
-        return await work
-
-    try:
-        return asyncio.run(stoppable())
-    except asyncio.CancelledError as exc:
-        raise KeyboardInterrupt from exc
-
-
-def _on_stop(stop: Callable[[], object]) -> None:
-    """Have the first signal to stop do that; those that follow don't hurry what then ends."""
-    loop = asyncio.get_running_loop()
-    # One that is ignored, as with nohup, stays so.
-    heard = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def note() -> None:
-        for number in heard:
-            loop.add_signal_handler(number, lambda: None)
-        stop()
-
-    for number in heard:
-        loop.add_signal_handler(number, note)

@@ -80,9 +80,9 @@ def start(
     pilotlight bench start --json figures.json
     pilotlight bench start --only starts --checkpoint ~/models/opt-125m
     """
+    from pilotlight.process.bench.machine import default_threads
     from pilotlight.process.home import home_directory
     from pilotlight.store_node.bench.bench import Plan, run_bench
-    from pilotlight.store_node.bench.machine import default_threads
 
     if checkpoints and set(parts) == {"equality"}:
         raise click.UsageError(

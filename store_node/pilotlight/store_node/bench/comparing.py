@@ -20,8 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pilotlight.native_loader import AttachedWeights, Checkpoint
+from pilotlight.process.bench.answers import Answers
 from pilotlight.store_node.bench import near_ties
-from pilotlight.store_node.bench.answers import Answers
 from pilotlight.store_node.bench.equality import MOST_AT_ONCE, Difference, Model, compare_outputs
 from pilotlight.store_node.bench.loaded import loaded, setup_of
 from pilotlight.store_node.bench.making import make_missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pilotlight.store_node.bench.errors import BenchFailed
+from pilotlight.process.bench.errors import BenchFailed
 from pilotlight.store_node.engines.engine import Emission, Engine, Extension, Work, WorkRefused
 from pilotlight.store_node.protocol.values import FinishReason, RequestId
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pilotlight.native_loader import AttachedWeights
+from pilotlight.process.bench.answers import Answers
 from pilotlight.process.page_cache import bytes_read
-from pilotlight.store_node.bench.answers import Answers
 from pilotlight.store_node.bench.from_pretrained import first_token
 from pilotlight.store_node.bench.loaded import setup_of
 from pilotlight.store_node.bench.messages import (

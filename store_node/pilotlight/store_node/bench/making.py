@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from pilotlight.process.bench.answers import Answers
 from pilotlight.process.page_cache import flush_to_disk
-from pilotlight.store_node.bench.answers import Answers
 from pilotlight.store_node.bench.messages import Ready
 from pilotlight.store_node.bench.recipes import Recipe, find_recipe
 

@@ -18,8 +18,9 @@ from typing import Any
 import grpc
 
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint
-from pilotlight.store_node.bench.children import child_environ
-from pilotlight.store_node.bench.errors import BenchFailed
+from pilotlight.process.bench.children import child_environ
+from pilotlight.process.bench.errors import BenchFailed
+from pilotlight.process.log_tail import log_tail
 from pilotlight.store_node.bench.registry import EPOCH, Registry
 from pilotlight.store_node.protocol import (
     CommandHeader,
@@ -43,7 +44,6 @@ from pilotlight.store_node.protocol import (
 from pilotlight.store_node.protocol.channels import open_channel
 from pilotlight.store_node.protocol.statuses import refusal_of
 from pilotlight.store_node.settings import KIND
-from pilotlight.store_node.workers.death import log_tail
 
 ENGINE = "transformers"
 

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pilotlight.native_loader import AttachedWeights, Checkpoint
-from pilotlight.store_node.bench.answers import Answers
+from pilotlight.process.bench.answers import Answers
 from pilotlight.store_node.bench.forks import answer_once
 from pilotlight.store_node.bench.from_pretrained import last_logits
 from pilotlight.store_node.bench.loaded import loaded, setup_of

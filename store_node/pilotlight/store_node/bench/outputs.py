@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilotlight.process.bench.children import child_environ
 from pilotlight.process.progress import StepProgress
-from pilotlight.store_node.bench.children import Child, child_environ
+from pilotlight.store_node.bench import children
 from pilotlight.store_node.bench.messages import Compare, Compared, Ready
 from pilotlight.store_node.bench.recipes import TINY
 
@@ -51,7 +52,7 @@ async def compare_all(
     progress.begin("equality")
     environ = child_environ(plan.threads)
     found: list[OutputsOf] = []
-    async with Child.running("comparing", str(folder), environ=environ) as child:
+    async with children.running("comparing", str(folder), environ=environ) as child:
         await child.receive(Ready)
         for dtype in DTYPES:
             for number, recipe in enumerate(TINY):

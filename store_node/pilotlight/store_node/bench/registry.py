@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import grpc
 
-from pilotlight.store_node.bench.errors import BenchFailed
+from pilotlight.process.bench.errors import BenchFailed
 from pilotlight.store_node.protocol import (
     CheckpointStatus,
     Hello,

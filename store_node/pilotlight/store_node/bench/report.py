@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from pilotlight.process import tables
+from pilotlight.process.bench.targets import TARGET_COLUMNS, target_row
 from pilotlight.store_node.bench import summaries
-from pilotlight.store_node.bench.errors import BenchFailed
-from pilotlight.store_node.bench.summaries import Measured, Row, Target
+from pilotlight.store_node.bench.summaries import Measured, Row
 
 START_COLUMNS = (
     tables.text("checkpoint"),
@@ -88,12 +84,6 @@ DIFFERENCE_COLUMNS = (
     tables.number("found_id", "FOUND"),
     tables.number("margin"),
 )
-TARGET_COLUMNS = (
-    tables.text("figure"),
-    tables.number("value", "MEASURED"),
-    tables.text("target"),
-    tables.text("is_met", "MET"),
-)
 
 
 def print_report(measured: Measured) -> None:
@@ -126,7 +116,7 @@ def print_report(measured: Measured) -> None:
         DIFFERENCE_COLUMNS,
     )
     found = summaries.targets(summaries.figures(measured))
-    _print("Targets", [_target_row(each) for each in found], TARGET_COLUMNS)
+    _print("Targets", [target_row(each) for each in found], TARGET_COLUMNS)
 
 
 def as_document(
@@ -152,28 +142,6 @@ def as_document(
     }
 
 
-def require_writable(file: Path) -> None:
-    """Refuse a place where nothing can be written, before minutes of measuring.
-
-    Raises:
-        BenchFailed: with the reason.
-    """
-    if file.is_dir():
-        raise BenchFailed(f"{file} can't be written: it is a directory")
-    try:
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as exc:
-        raise BenchFailed(f"{file} can't be written: {exc.strerror}") from exc
-
-
-def write_document(document: Mapping[str, Any], file: Path) -> None:
-    """Write it whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, file)
-
-
 def _print(title: str, rows: Sequence[Row], columns: Sequence[tables.Column]) -> None:
     if rows:
         click.echo(f"\n{title}")
@@ -186,12 +154,3 @@ def _difference_rows(measured: Measured) -> list[Row]:
         for each in measured.outputs
         for differing in each.compared.differing
     ]
-
-
-def _target_row(target: Target) -> Row:
-    return {
-        "figure": target.figure,
-        "value": target.value,
-        "target": f"{'≥' if target.is_least else '≤'} {target.target:g}",
-        "is_met": "yes" if target.is_met else "NO",
-    }

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.native_loader import Checkpoint
+from pilotlight.process.bench.children import Child, child_environ
+from pilotlight.process.bench.errors import BenchFailed, named
 from pilotlight.process.page_cache import drop_from_page_cache
 from pilotlight.process.progress import StepProgress
+from pilotlight.store_node.bench import children
 from pilotlight.store_node.bench.alone import PROMPT_IDS, Alone, bind_alone, files_of
-from pilotlight.store_node.bench.children import Child, child_environ
-from pilotlight.store_node.bench.errors import BenchFailed, named
 from pilotlight.store_node.bench.loaded import loaded
 from pilotlight.store_node.bench.messages import BoundAlone, Ready
 from pilotlight.store_node.bench.nodes import BenchNode, NodePlan
@@ -60,7 +61,7 @@ async def measure_starts(
         directories = [str(each.path) for each in plan.checkpoints.values()]
         environ = child_environ(plan.threads)
         forks = await stack.enter_async_context(
-            Child.running("forks", *directories, environ=environ)
+            children.running("forks", *directories, environ=environ)
         )
         await forks.receive(Ready)
         await _bind_each(plan, forks)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pilotlight.process.bench.targets import Target
 from pilotlight.store_node.bench.equality import NEAR_TIE
 from pilotlight.store_node.bench.messages import PrefillDone
 from pilotlight.store_node.bench.outputs import OutputsOf
@@ -38,22 +39,6 @@ class Measured:
     def largest(self) -> str:
         """Return the checkpoint that the targets of starts are about."""
         return max(self.starts, key=lambda name: self.sizes_bytes[name])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A figure, and what it should be."""
-
-    figure: str
-    value: float
-    target: float
-    is_least: bool = False
-    """Whether the target is the least that the figure should be, and not the most."""
-
-    @property
-    def is_met(self) -> bool:
-        """Whether it is as it should be."""
-        return self.value >= self.target if self.is_least else self.value <= self.target
 
 
 def p90(values: Sequence[float]) -> float:

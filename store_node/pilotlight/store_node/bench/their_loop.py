@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from pilotlight.store_node.bench.answers import Answers
+from pilotlight.process.bench.answers import Answers
 from pilotlight.store_node.bench.messages import Batch, BatchDone, Ready
 
 # Blocks of 256 tokens, and tokens of a step: more than the requests need.

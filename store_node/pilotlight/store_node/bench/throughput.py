@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilotlight.process.bench.children import Child, child_environ
+from pilotlight.process.bench.errors import named
 from pilotlight.process.progress import StepProgress
-from pilotlight.store_node.bench.children import Child, child_environ
-from pilotlight.store_node.bench.errors import named
+from pilotlight.store_node.bench import children
 from pilotlight.store_node.bench.messages import Batch, BatchDone, Prefill, PrefillDone, Ready
 
 CONCURRENCIES = (1, 4, 12)
@@ -88,10 +89,10 @@ async def _running_track(
 ) -> AsyncGenerator[_Track]:
     environ = child_environ(plan.threads)
     arguments = (str(directory), str(max(CONCURRENCIES)))
-    async with Child.running("our_loop", *arguments, environ=environ) as ours:
+    async with children.running("our_loop", *arguments, environ=environ) as ours:
         # Only weights that fit their model are the other's affair: it would fill up the rest.
         bound = await ours.receive(Ready)
-        async with Child.running("their_loop", str(directory), environ=environ) as theirs:
+        async with children.running("their_loop", str(directory), environ=environ) as theirs:
             await theirs.receive(Ready)
             track = _Track(ours, theirs, random.Random(plan.seed), progress)
             track.prompt_tokens = [

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from pilotlight.native_loader.disks.disk_settings import KnownDisks
 from pilotlight.process.home import home_directory
 from pilotlight.process.quantities import format_bytes
 from pilotlight.store_node.errors import InvalidSettings
@@ -44,10 +45,12 @@ async def running_node(
         catalogue = Catalogue(_roots(settings, home))
         catalogue.adopt(await asyncio.to_thread(catalogue.scan))
         sizes = sizes_of(settings)
+        disks = KnownDisks(home / "disks")
         machine = Machine(
             sizes,
             n_devices=settings.devices,
             loader_threads=settings.loader_threads,
+            disks=disks,
             checksums=home / "checksums",
         )
         stack.callback(machine.close)
@@ -59,7 +62,7 @@ async def running_node(
             machine=machine,
             workers=_workers(settings, sizes, own, catalogue, engines),
             threads=sizes.threads,
-            probe=DiskProbe(home / "disks", threads=settings.loader_threads),
+            probe=DiskProbe(home / "channels", disks),
         )
         node = StoreNode(settings, parts)
         await stack.enter_async_context(node.running())

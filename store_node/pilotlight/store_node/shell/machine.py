@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from pilotlight.native_loader import CHUNK_BYTES, ChecksumLedger, ChunkPool, Loader, LoaderError
+from pilotlight.native_loader.disks.disk_settings import DiskSettings, KnownDisks
 from pilotlight.process.quantities import format_bytes
 from pilotlight.store_node.core import Capacity
 from pilotlight.store_node.errors import InvalidSettings
@@ -20,7 +21,13 @@ class Machine:
     """A chunk pool and its loader, from their making to their end."""
 
     def __init__(
-        self, sizes: Sizes, *, n_devices: int, loader_threads: int, checksums: Path
+        self,
+        sizes: Sizes,
+        *,
+        n_devices: int,
+        loader_threads: int,
+        disks: KnownDisks,
+        checksums: Path,
     ) -> None:
         """Reserve the pool; memory is taken when it is first written to.
 
@@ -31,7 +38,12 @@ class Machine:
         wanted = _wanted(sizes, n_devices)
         self.pool = ChunkPool(wanted.total_chunks * CHUNK_BYTES)
         self.capacity = _fitted(wanted, self.pool.n_chunks)
-        self.loader = Loader(self.pool, threads=loader_threads, ledger=ChecksumLedger(checksums))
+        self.loader = Loader(
+            self.pool,
+            settings=DiskSettings(n_readers=loader_threads) if loader_threads else None,
+            disks=None if loader_threads else disks,
+            ledger=ChecksumLedger(checksums),
+        )
         self._stopped = threading.Event()
         self._is_populating = threading.Lock()
 

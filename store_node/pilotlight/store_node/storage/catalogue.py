@@ -18,8 +18,8 @@ from pathlib import Path
 import structlog
 
 from pilotlight.native_loader import Checkpoint, LoaderError, NotACheckpoint
-from pilotlight.native_loader.confinement import Roots
-from pilotlight.native_loader.unicode_text import as_unicode, is_unicode
+from pilotlight.native_loader.formats.confinement import Roots
+from pilotlight.native_loader.formats.unicode_text import as_unicode, is_unicode
 from pilotlight.store_node.core import CheckpointCopy
 from pilotlight.store_node.protocol import ChannelId, Reference
 from pilotlight.store_node.shell.identity import disk_channel
@@ -196,6 +196,12 @@ def _copy_of(reference: Reference, checkpoint: Checkpoint) -> CheckpointCopy:
     for file in checkpoint.files:
         if not is_unicode(file.path.name):
             raise NotACheckpoint(checkpoint.path, f"holds {file.path.name!r}, which is no UTF-8")
+    if checkpoint.sliced:
+        raise NotACheckpoint(
+            checkpoint.path,
+            f"is packed in slices for {checkpoint.n_partitions} devices; a node serves whole"
+            " tensors, which pack --plan one writes",
+        )
     facts = read_model_facts(checkpoint)
     identity = repr(
         [

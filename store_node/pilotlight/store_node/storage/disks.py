@@ -16,25 +16,23 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from pilotlight.native_loader import CheckpointFile
+from pilotlight.native_loader.disks.disk_settings import KnownDisks
 from pilotlight.store_node.protocol import Channel, ChannelId
 
 ASSUMED_BYTES_PER_SECOND = 1e9
 """Between a SATA SSD (0.5 GB/s) and an NVMe one (2 to 7 GB/s)."""
 ASSUMED_LATENCY_SECONDS = 0.000_2
 
-PROBE_SECONDS = 0.5
-PROBE_BYTES = 256 << 20
-_BLOCK_BYTES = 1 << 20
+_STRIDE_BYTES = 1 << 20
 _SMALL_BYTES = 4096
 _LATENCY_READS = 5
-_LEAST_BYTES = 8 << 20
 _TURN_SECONDS = 60.0
 _TURN_PERIOD_SECONDS = 0.02
 
@@ -44,8 +42,7 @@ class ProbeTarget:
     """A disk and a large file on it."""
 
     channel_id: ChannelId
-    path: Path
-    size_bytes: int
+    file: CheckpointFile
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,10 +54,10 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 class DiskProbe:
     """Measures disks, one after another, and remembers what it found."""
 
-    def __init__(self, records: Path, *, locks: Path | None = None, threads: int = 4) -> None:
+    def __init__(self, records: Path, disks: KnownDisks, *, locks: Path | None = None) -> None:
         self._records = records
+        self._disks = disks
         self._locks = locks or _runtime_directory()
-        self._threads = threads
         self._stopped = threading.Event()
 
     def assume(self, channel_id: ChannelId) -> Channel:
@@ -75,20 +72,20 @@ class DiskProbe:
         )
 
     def measure(self, target: ProbeTarget) -> Channel | None:
-        """Read a file directly for at most half a second; None where that can't be done.
+        """Read a file directly for a fifth of a second; None where that can't be done.
 
-        Waits for its turn; for a thread of its own.
+        How the disk is read best is remembered for the loader. Waits for its turn; for
+        a thread of its own.
         """
-        if target.size_bytes < _LEAST_BYTES:
-            return None
         try:
-            with self._turn(target.channel_id), _opened(target.path) as fd:
+            with self._turn(target.channel_id), _opened(target.file.path) as fd:
                 latency_seconds = _latency(fd)
-                bytes_per_second = self._rate(fd, target.size_bytes)
+                disk = self._disks.measure(target.file)
         except (OSError, TimeoutError):
             return None
-        if self._stopped.is_set():
+        if disk is None or self._stopped.is_set():
             return None
+        bytes_per_second = disk.bytes_per_second
         self._write(target.channel_id, bytes_per_second, latency_seconds)
         return Channel(
             channel_id=target.channel_id,
@@ -101,14 +98,6 @@ class DiskProbe:
     def stop(self) -> None:
         """Have a measurement end soon, without a result."""
         self._stopped.set()
-
-    def _rate(self, fd: int, size_bytes: int) -> float:
-        reader = _BlockReader(fd, size_bytes, is_stopped=self._stopped.is_set)
-        began = time.monotonic()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="probe") as threads:
-            futures = [threads.submit(reader.run, began) for _ in range(self._threads)]
-            read_bytes = sum(future.result() for future in futures)
-        return read_bytes / max(time.monotonic() - began, 1e-9)
 
     @contextlib.contextmanager
     def _turn(self, channel_id: ChannelId) -> Generator[None]:
@@ -143,40 +132,13 @@ class DiskProbe:
             os.replace(temporary, self._place(channel_id))
 
 
-class _BlockReader:
-    """Reads the blocks of a file, shared by several threads, until time or budget is up."""
-
-    def __init__(self, fd: int, size_bytes: int, *, is_stopped: Callable[[], bool]) -> None:
-        self._fd = fd
-        self._n_blocks = min(size_bytes, PROBE_BYTES) // _BLOCK_BYTES
-        self._is_stopped = is_stopped
-        self._next = 0
-        self._lock = threading.Lock()
-
-    def run(self, began: float) -> int:
-        """Read until there is no more to read; return the bytes read."""
-        read_bytes = 0
-        with mmap.mmap(-1, _BLOCK_BYTES) as buffer:
-            while time.monotonic() - began < PROBE_SECONDS and not self._is_stopped():
-                block = self._take()
-                if block is None:
-                    break
-                read_bytes += os.preadv(self._fd, [buffer], block * _BLOCK_BYTES)
-        return read_bytes
-
-    def _take(self) -> int | None:
-        with self._lock:
-            block, self._next = self._next, self._next + 1
-        return block if block < self._n_blocks else None
-
-
 def _latency(fd: int) -> float:
     """Return the median time of a small read, far apart in the file's first megabytes."""
     times: list[float] = []
     with mmap.mmap(-1, _SMALL_BYTES) as buffer:
         for number in range(_LATENCY_READS):
             began = time.monotonic()
-            os.preadv(fd, [buffer], number * _BLOCK_BYTES)
+            os.preadv(fd, [buffer], number * _STRIDE_BYTES)
             times.append(time.monotonic() - began)
     return sorted(times)[len(times) // 2]
 

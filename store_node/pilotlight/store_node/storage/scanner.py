@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from pilotlight.native_loader import CheckpointFile
 from pilotlight.store_node.core.events import CopiesFound, Event, PaceFound
 from pilotlight.store_node.doors.changes import Changes
 from pilotlight.store_node.doors.reporter import Reporter
@@ -87,7 +88,7 @@ class Scanner:
 
     def _targets(self) -> list[ProbeTarget]:
         """Return the largest weight file on each disk."""
-        largest: dict[ChannelId, ProbeTarget] = {}
+        largest: dict[ChannelId, CheckpointFile] = {}
         for copy in self._catalogue.copies():
             found = self._catalogue.find(copy.reference)
             checkpoint = found.checkpoint if found is not None else None
@@ -96,10 +97,10 @@ class Scanner:
             file = max(checkpoint.files, key=lambda each: each.size_bytes)
             known = largest.get(copy.ssd_channel)
             if known is None or file.size_bytes > known.size_bytes:
-                largest[copy.ssd_channel] = ProbeTarget(
-                    channel_id=copy.ssd_channel, path=file.path, size_bytes=file.size_bytes
-                )
-        return list(largest.values())
+                largest[copy.ssd_channel] = file
+        return [
+            ProbeTarget(channel_id=channel_id, file=file) for channel_id, file in largest.items()
+        ]
 
     def _tell(self, channel: Channel) -> None:
         self._reporter.note_channel(channel)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from pathlib import Path
-
-_TAIL_BYTES = 4096
-_TAIL_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +44,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"  # Those for real-time have no names.
-
-
-def log_tail(path: Path) -> str:
-    """Return the last lines of a log; nothing if there is none."""
-    try:
-        with path.open("rb") as log:
-            log.seek(0, 2)
-            log.seek(max(log.tell() - _TAIL_BYTES, 0))
-            text = log.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])

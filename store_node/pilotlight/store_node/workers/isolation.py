@@ -20,7 +20,7 @@ import resource
 import signal
 from pathlib import Path
 
-from pilotlight.native_loader.memory_limits import data_bytes
+from pilotlight.native_loader.memory.memory_limits import data_bytes
 from pilotlight.process.lifeline import die_with_parent
 
 _STANDARD = (0, 1, 2)

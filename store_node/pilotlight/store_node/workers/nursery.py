@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from pilotlight.process.log_tail import log_tail
 from pilotlight.store_node.workers import messages
-from pilotlight.store_node.workers.death import log_tail
 from pilotlight.store_node.workers.isolation import NO_LIMIT
 from pilotlight.store_node.workers.link import Link
 from pilotlight.store_node.workers.log_files import LogFiles

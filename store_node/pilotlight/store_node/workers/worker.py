@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.native_loader import WeightLayout
+from pilotlight.process.log_tail import log_tail
 from pilotlight.store_node.engines.engine import (
     Emission,
     EngineSetup,
@@ -23,7 +24,7 @@ from pilotlight.store_node.engines.engine import (
 from pilotlight.store_node.errors import BrokenFrame, EngineFailed, WorkerDied
 from pilotlight.store_node.protocol.values import RequestId
 from pilotlight.store_node.workers import messages
-from pilotlight.store_node.workers.death import WorkerDeath, log_tail
+from pilotlight.store_node.workers.death import WorkerDeath
 from pilotlight.store_node.workers.link import Link
 
 # A zygote tells within milliseconds how a worker ended; one that is stuck never does.

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from pilotlight.native_loader.memory_limits import data_bytes
+from pilotlight.native_loader.memory.memory_limits import data_bytes
 
 _AGAIN_SECONDS = 0.1
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pilotlight.native_loader.memory_limits import available_memory_bytes
+from pilotlight.native_loader.memory.memory_limits import available_memory_bytes
 from pilotlight.store_node.engines.engine import EngineSetup, Offer, Weights
 from pilotlight.store_node.engines.transformers.adapters import Adapter
 from pilotlight.store_node.engines.transformers.binding import attach_weights

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from pilotlight.store_node.errors import StoreNodeError
+from pilotlight.process.errors import ProcessError
 
 
-class BenchFailed(StoreNodeError, RuntimeError):
+class BenchFailed(ProcessError, RuntimeError):
     """Something that is measured, or measures, did not do what it should."""
 
 
