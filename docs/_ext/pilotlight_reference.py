@@ -14,6 +14,7 @@ import demo_figures
 import engine_options
 import errors
 import http_parameters
+import load_figures
 import metrics
 import services
 import settings
@@ -30,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         "pilotlight-engine-options": engine_options.markdown,
         "pilotlight-errors": errors.markdown,
         "pilotlight-http": http_parameters.markdown,
+        "pilotlight-load": load_figures.markdown,
         "pilotlight-metrics": metrics.markdown,
         "pilotlight-service": services.markdown,
         "pilotlight-settings": settings.markdown,
