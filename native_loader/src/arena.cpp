@@ -53,6 +53,9 @@ class Counted {
 
 AddressRange::AddressRange(std::size_t size) {
     const std::size_t reserved = size + kPopulateUnitBytes;
+    if (reserved < size) {
+        throw MemoryRefused("mmap", ENOMEM);
+    }
     void* start =
         ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) {

@@ -46,6 +46,19 @@ using CopyTuple = std::tuple<std::uint64_t, std::uint32_t, std::uint64_t, std::u
                              std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>;
 using MemoryTuple = std::tuple<std::shared_ptr<Device>, std::shared_ptr<DeviceMemory>>;
 
+// Its end waits for threads that may need the GIL themselves: what they let go of last belongs to
+// Python.
+class BoundLoader final : public Loader {
+  public:
+    using Loader::Loader;
+    BoundLoader(const BoundLoader&) = delete;
+    BoundLoader& operator=(const BoundLoader&) = delete;
+    ~BoundLoader() {
+        const nb::gil_scoped_release released;
+        close();
+    }
+};
+
 void set_python_error(const char* name, const auto&... arguments) {
     const nb::object type = nb::module_::import_("pilotlight.native_loader.errors").attr(name);
     const nb::object error = type(arguments...);
@@ -134,7 +147,7 @@ void add_copy(LoadPlan& plan, const CopyTuple& copy) {
                                    .to_stride = to_stride});
 }
 
-std::shared_ptr<Load> submit(Loader& loader, const std::vector<FileTuple>& files,
+std::shared_ptr<Load> submit(BoundLoader& loader, const std::vector<FileTuple>& files,
                              const std::vector<ChunkTuple>& chunks, std::int64_t priority,
                              bool use_page_cache, const std::vector<MemoryTuple>& memories,
                              const std::vector<CopyTuple>& copies,
@@ -264,19 +277,19 @@ void bind_load(nb::module_& m) {
             },
             "timeout"_a.none(), WithoutGil())
         .def("outcome", &Load::outcome);
-    nb::class_<Loader>(m, "Loader", "Reads checkpoints into a pool. Thread-safe.")
+    nb::class_<BoundLoader>(m, "Loader", "Reads checkpoints into a pool. Thread-safe.")
         .def(
             "__init__",
-            [](Loader* self, std::shared_ptr<ChunkPool> pool, std::size_t n_readers,
+            [](BoundLoader* self, std::shared_ptr<ChunkPool> pool, std::size_t n_readers,
                std::size_t depth, std::size_t block_bytes) {
-                new (self)
-                    Loader(std::move(pool),
-                           {.n_readers = n_readers, .depth = depth, .block_bytes = block_bytes});
+                new (self) BoundLoader(
+                    std::move(pool),
+                    {.n_readers = n_readers, .depth = depth, .block_bytes = block_bytes});
             },
             "pool"_a, "n_readers"_a, "depth"_a, "block_bytes"_a)
         .def(
             "configure",
-            [](Loader& loader, std::uint64_t disk, std::size_t n_readers, std::size_t depth,
+            [](BoundLoader& loader, std::uint64_t disk, std::size_t n_readers, std::size_t depth,
                std::size_t block_bytes) {
                 loader.configure(
                     disk, {.n_readers = n_readers, .depth = depth, .block_bytes = block_bytes});

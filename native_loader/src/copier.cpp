@@ -23,12 +23,16 @@ Copier::Copier(std::shared_ptr<Device> device, std::size_t n_in_flight)
     : device_(std::move(device)),
       n_in_flight_(checked(n_in_flight)),
       queue_(device_->make_queue()) {
+    running_.reserve(n_in_flight);
     try {
         begins_ = std::thread([this] { begin_jobs(); });
         ends_ = std::thread([this] { end_jobs(); });
     } catch (const std::system_error& error) {
         close();
         throw MemoryRefused("a thread", error.code().value());
+    } catch (...) {
+        close();
+        throw;
     }
 }
 
@@ -88,7 +92,7 @@ void Copier::end_jobs() noexcept {
             return;
         }
         Running running = std::move(running_.front());
-        running_.pop_front();
+        running_.erase(running_.begin());
         lock.unlock();
         end(std::move(running));
         lock.lock();
@@ -99,11 +103,12 @@ void Copier::end_jobs() noexcept {
 
 Copier::Running Copier::begin(CopyJob job) noexcept {
     Running running{.job = std::move(job), .result = {}, .mark = nullptr};
-    if (running.job.prepare) {
-        running.job.prepare();
-    }
     running.result.started = std::chrono::steady_clock::now();
     try {
+        if (running.job.prepare) {
+            running.job.prepare();
+            running.result.started = std::chrono::steady_clock::now();
+        }
         queue_->copy(*running.job.into, running.job.from, running.job.spans);
         running.mark = queue_->mark();
     } catch (...) {

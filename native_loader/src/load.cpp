@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "pilotlight/native/error.hpp"
+
 namespace pilotlight::native {
 namespace {
 
@@ -20,9 +22,24 @@ std::uint64_t size_bytes(const ChunkCopies& copies) {
     return bytes;
 }
 
-Load::Load(std::uint64_t id, LoadPlan plan, std::span<const std::size_t> block_bytes)
+// Either all chunks have places of their own, or all pass through staging.
+WrittenChunks written_chunks(const LoadPlan& plan) {
+    if (!plan.staging.empty()) {
+        return {.whole = plan.staging, .shared = {}};
+    }
+    WrittenChunks found;
+    for (const ChunkPlan& chunk : plan.chunks) {
+        const bool is_shared = chunk.is_shared || chunk.is_resident;
+        (is_shared ? found.shared : found.whole).push_back(chunk.target);
+    }
+    return found;
+}
+
+Load::Load(std::uint64_t id, LoadPlan plan, WrittenChunks written,
+           std::span<const std::size_t> block_bytes)
     : id_(id),
       plan_(std::move(plan)),
+      written_(std::move(written)),
       chunks_(plan_.chunks.size()),
       chunk_crc32c_(plan_.chunks.size()),
       n_chunks_left_(plan_.chunks.size()),
@@ -57,6 +74,9 @@ bool Load::is_done() const {
 }
 
 bool Load::wait(std::optional<Seconds> timeout) const {
+    if (::getpid() != owner_) {
+        throw LoaderClosed();
+    }
     std::unique_lock lock(end_mutex_);
     const auto has_ended = [this] { return is_ended_; };
     if (timeout) {
@@ -103,7 +123,7 @@ void Load::check_files_unchanged() const {
     }
 }
 
-LoadOutcome Load::summarise() const {
+LoadOutcome Load::summarise() {
     LoadOutcome outcome{.bytes_read = done_bytes_,
                         .page_cache_bytes = page_cache_bytes_,
                         .queued = started_ - submitted_,
@@ -116,7 +136,7 @@ LoadOutcome Load::summarise() const {
                         .is_unpinned = is_unpinned_,
                         .n_interruptions = n_interruptions_,
                         .direct_refusal = {},
-                        .crc32c = chunk_crc32c_};
+                        .crc32c = std::move(chunk_crc32c_)};
     const std::lock_guard lock(files_mutex_);
     for (const std::unique_ptr<SourceFile>& file : files_) {
         if (file && outcome.direct_refusal.empty()) {
@@ -126,11 +146,12 @@ LoadOutcome Load::summarise() const {
     return outcome;
 }
 
+void Load::close_files() {
+    const std::lock_guard lock(files_mutex_);
+    files_.clear();
+}
+
 void Load::end(LoadOutcome outcome, std::exception_ptr failure) {
-    {
-        const std::lock_guard lock(files_mutex_);
-        files_.clear();
-    }
     {
         const std::lock_guard lock(end_mutex_);
         outcome_ = std::move(outcome);

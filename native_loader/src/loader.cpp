@@ -1,6 +1,7 @@
 #include "pilotlight/native/loader.hpp"
 
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,6 +18,9 @@
 
 namespace pilotlight::native {
 namespace {
+
+constexpr std::size_t kMostReaders = 64;
+constexpr std::size_t kMostBlockBytes = std::size_t{64} << 20;
 
 // Enough that a link never waits for the next chunk.
 constexpr std::size_t kCopiesInFlight = 4;
@@ -47,11 +51,13 @@ class Stopwatch {
 };
 
 void check_settings(const DiskSettings& settings) {
-    if (settings.n_readers == 0 || settings.depth == 0) {
-        throw std::invalid_argument("a disk needs at least one reader");
+    if (settings.n_readers == 0 || settings.n_readers > kMostReaders || settings.depth == 0 ||
+        settings.depth > kMostReaders) {
+        throw std::invalid_argument("a disk needs 1 to 64 readers with 1 to 64 blocks in flight");
     }
-    if (settings.block_bytes == 0 || settings.block_bytes % kDirectAlignment != 0) {
-        throw std::invalid_argument("a block must be a multiple of 4096 bytes");
+    if (settings.block_bytes == 0 || settings.block_bytes % kDirectAlignment != 0 ||
+        settings.block_bytes > kMostBlockBytes) {
+        throw std::invalid_argument("a block must be a multiple of 4096 bytes, at most 64 MiB");
     }
 }
 
@@ -73,6 +79,9 @@ void check_copies(const LoadPlan& plan, const ChunkPlan& chunk) {
         if (copies.memory >= plan.memories.size()) {
             throw std::invalid_argument("a copy of the plan has no memory to go to");
         }
+        if (copies.spans.empty()) {
+            throw std::invalid_argument("a copy of the plan copies nothing");
+        }
         const std::size_t size = plan.memories[copies.memory].memory->size_bytes();
         for (const CopySpan& span : copies.spans) {
             if (span.length == 0 || span.n_rows == 0 ||
@@ -84,103 +93,112 @@ void check_copies(const LoadPlan& plan, const ChunkPlan& chunk) {
     }
 }
 
-// Either all chunks have places of their own, or all pass through staging.
-struct Targets {
-    std::vector<ChunkIndex> whole;
-    std::vector<ChunkIndex> shared;
-};
-
-Targets targets(const LoadPlan& plan) {
-    if (!plan.staging.empty()) {
-        return {.whole = plan.staging, .shared = {}};
-    }
-    Targets found;
-    for (const ChunkPlan& chunk : plan.chunks) {
-        const bool is_shared = chunk.is_shared || chunk.is_resident;
-        (is_shared ? found.shared : found.whole).push_back(chunk.target);
-    }
-    return found;
-}
-
-std::exception_ptr changed_files(const auto& check_files_unchanged) {
-    try {
-        check_files_unchanged();
-    } catch (const Error&) {
-        return std::current_exception();
-    }
-    return nullptr;
-}
-
 }  // namespace
 
+Loader::Reader::Reader(std::unique_ptr<BlockReader> how)
+    : reader(std::move(how)), flights(reader->depth()), free_tags(reader->depth()) {
+    std::iota(free_tags.begin(), free_tags.end(), std::uint64_t{0});
+}
+
 Loader::Loader(std::shared_ptr<ChunkPool> pool, const DiskSettings& settings)
-    : pool_(std::move(pool)),
+    : owner_(::getpid()),
+      pool_(std::move(pool)),
       default_settings_(settings),
-      pinned_(pool_),
+      pinned_(std::make_unique<PinnedChunks>(pool_)),
       completion_(make_eventfd()) {
     check_settings(settings);
 }
 
 Loader::~Loader() {
     close();
+    if (is_forked()) {
+        leave_to_parent();
+    }
 }
 
 void Loader::configure(std::uint64_t disk, const DiskSettings& settings) {
     check_settings(settings);
+    if (is_forked()) {
+        return;
+    }
     const Lock lock(mutex_);
     settings_.insert_or_assign(disk, settings);
 }
 
 std::shared_ptr<Load> Loader::submit(LoadPlan plan) {
     check(plan);
+    if (is_forked()) {
+        throw LoaderClosed();
+    }
     Lock lock(mutex_);
     if (is_closing_) {
         throw LoaderClosed();
     }
-    for (const FilePlan& file : plan.files) {
-        (void)disk_at(file.identity.device);
-    }
     for (const TargetMemory& target : plan.memories) {
-        (void)copier_of(target.device);
+        (void)link_to(target.device);
     }
-    std::vector<std::size_t> block_bytes;
-    for (const ChunkPlan& chunk : plan.chunks) {
-        block_bytes.push_back(disk_of(plan, chunk).settings.block_bytes);
-    }
-    begin_writing(plan);
-    const std::shared_ptr<Load> load(new Load(++last_id_, std::move(plan), block_bytes));
+    const std::vector<std::size_t> blocks = block_bytes(plan);
+    WrittenChunks written = written_chunks(plan);
+    const std::shared_ptr<Load> load(
+        new Load(++last_id_, std::move(plan), std::move(written), blocks));
+    std::erase_if(finished_, [](const std::weak_ptr<Load>& each) { return each.expired(); });
+    finished_.reserve(finished_.size() + active_.size() + 1);
     active_.emplace(load->id(), load);
-    enqueue(*load);
-    for (std::size_t i = 0; i < load->chunks_.size(); ++i) {
-        if (load->plan_.chunks[i].is_resident) {
-            copy(load, i);
-        }
+    try {
+        begin_writing(load->written_);
+    } catch (...) {
+        active_.erase(load->id());
+        throw;
     }
-    finish_if_over(lock, load);  // With nothing to read or copy there is nothing to wait for.
+    activate(lock, load);
     return load;
 }
 
 void Loader::cancel(const std::shared_ptr<Load>& load) {
+    if (is_forked()) {
+        return;
+    }
     Lock lock(mutex_);
     withdraw(*load, std::make_exception_ptr(LoadCancelled()));
     finish_if_over(lock, load);
 }
 
 void Loader::promote(const Load& load, std::int64_t priority) {
+    if (is_forked()) {
+        return;
+    }
     const Lock lock(mutex_);
     for (const auto& [device, disk] : disks_) {
         disk->queue.promote(load.id_, priority);
     }
+    for (const auto& [device, link] : links_) {
+        link->queue.promote(load.id_, priority);
+    }
 }
 
 std::vector<std::shared_ptr<Load>> Loader::finished() {
+    std::vector<std::shared_ptr<Load>> held;
+    if (is_forked()) {
+        return held;
+    }
     const Lock lock(mutex_);
     eventfd_t ignored = 0;
     (void)::eventfd_read(completion_.get(), &ignored);
-    return std::exchange(finished_, {});
+    for (const std::weak_ptr<Load>& each : finished_) {
+        if (std::shared_ptr<Load> load = each.lock()) {
+            held.push_back(std::move(load));
+        }
+    }
+    finished_.clear();  // Its room is kept for the loads that are active.
+    return held;
 }
 
 void Loader::close() {
+    if (is_forked()) {
+        return;
+    }
+    // Whoever comes second waits for the end, too.
+    const std::lock_guard closing(close_mutex_);
     std::vector<std::thread> readers;
     {
         Lock lock(mutex_);
@@ -200,11 +218,26 @@ void Loader::close() {
         reader.join();
     }
     // Their last jobs end here, and with them the last loads.
-    decltype(copiers_) copiers;
+    std::vector<std::unique_ptr<Copier>> copiers;
     {
         const Lock lock(mutex_);
-        copiers.swap(copiers_);
+        for (const auto& [device, link] : links_) {
+            copiers.push_back(std::move(link->copier));
+        }
     }
+}
+
+bool Loader::is_forked() const noexcept {
+    return ::getpid() != owner_;
+}
+
+// Threads that are not there can't be joined, nor can what they waited for be destroyed; and
+// what a device holds is the parent's.
+void Loader::leave_to_parent() noexcept {
+    new decltype(disks_)(std::move(disks_));
+    new decltype(links_)(std::move(links_));
+    new decltype(active_)(std::move(active_));
+    (void)pinned_.release();
 }
 
 void Loader::check(const LoadPlan& plan) const {
@@ -233,8 +266,18 @@ void Loader::check(const LoadPlan& plan) const {
     }
 }
 
-void Loader::begin_writing(const LoadPlan& plan) {
-    const Targets chunks = targets(plan);
+std::vector<std::size_t> Loader::block_bytes(const LoadPlan& plan) {
+    for (const FilePlan& file : plan.files) {
+        (void)disk_at(file.identity.device);
+    }
+    std::vector<std::size_t> bytes;
+    for (const ChunkPlan& chunk : plan.chunks) {
+        bytes.push_back(disk_of(plan, chunk).settings.block_bytes);
+    }
+    return bytes;
+}
+
+void Loader::begin_writing(const WrittenChunks& chunks) {
     pool_->begin_loading(chunks.whole);
     try {
         pool_->begin_sharing(chunks.shared);
@@ -244,10 +287,28 @@ void Loader::begin_writing(const LoadPlan& plan) {
     }
 }
 
-void Loader::end_writing(const LoadPlan& plan) noexcept {
-    const Targets chunks = targets(plan);
+void Loader::end_writing(const WrittenChunks& chunks) noexcept {
     pool_->end_loading(chunks.whole);
     pool_->end_sharing(chunks.shared);
+}
+
+void Loader::activate(Lock& lock, const std::shared_ptr<Load>& load) {
+    try {
+        enqueue(*load);
+        for (std::size_t i = 0; i < load->chunks_.size(); ++i) {
+            // A copy that can't be begun ends the load, and with it the plan.
+            if (load->failure_ || load->is_ending_) {
+                break;
+            }
+            if (load->plan_.chunks[i].is_resident) {
+                copy(lock, load, i);
+            }
+        }
+    } catch (...) {
+        // What is under way already ends as that of any other load that fails.
+        withdraw(*load, std::current_exception());
+    }
+    finish_if_over(lock, load);  // With nothing to read or copy there is nothing to wait for.
 }
 
 void Loader::enqueue(Load& load) {
@@ -271,6 +332,15 @@ void Loader::enqueue(Load& load) {
             load.free_staging_[lane++->first].push_back(chunk);
         }
     }
+    std::map<std::shared_ptr<Device>, std::uint64_t> copied_bytes;
+    for (const ChunkPlan& chunk : load.plan_.chunks) {
+        for (const ChunkCopies& copies : chunk.copies) {
+            copied_bytes[load.plan_.memories[copies.memory].device] += size_bytes(copies);
+        }
+    }
+    for (const auto& [device, bytes] : copied_bytes) {
+        links_.at(device)->queue.add(load.id_, load.plan_.priority, bytes);
+    }
     for (auto& [device, plan] : lanes) {
         if (!load.plan_.staging.empty()) {
             plan.n_granted = load.free_staging_[device].size();
@@ -283,51 +353,55 @@ void Loader::enqueue(Load& load) {
 
 // A disk that could not have all its readers is slower, not wrong.
 Loader::Disk& Loader::disk_at(std::uint64_t device) {
-    std::unique_ptr<Disk>& disk = disks_[device];
-    if (!disk) {
+    auto found = disks_.find(device);
+    if (found == disks_.end()) {
         const auto own = settings_.find(device);
-        disk = std::make_unique<Disk>(own == settings_.end() ? default_settings_ : own->second);
+        auto disk =
+            std::make_unique<Disk>(own == settings_.end() ? default_settings_ : own->second);
+        found = disks_.emplace(device, std::move(disk)).first;
     }
-    std::size_t n_readers = disk->settings.n_readers;
-    std::size_t depth = disk->settings.depth;
+    Disk& disk = *found->second;
+    std::size_t n_readers = disk.settings.n_readers;
+    std::size_t depth = disk.settings.depth;
     const SignalsBlocked signals;
     try {
-        while (disk->readers.size() < n_readers) {
+        while (disk.readers.size() < n_readers) {
             std::unique_ptr<BlockReader> reader = depth > 1 ? make_uring_reader(depth) : nullptr;
             if (!reader) {
                 // Where the kernel forbids io_uring, threads keep as much in flight.
-                n_readers = disk->settings.n_readers * disk->settings.depth;
+                n_readers = std::min(disk.settings.n_readers * disk.settings.depth, kMostReaders);
                 depth = 1;
                 reader = make_pread_reader();
             }
-            disk->readers.emplace_back(
-                [this, &disk = *disk, reader = std::move(reader)] { run_reader(disk, *reader); });
+            auto state = std::make_unique<Reader>(std::move(reader));
+            disk.readers.emplace_back(
+                [this, &disk, state = std::move(state)] { run_reader(disk, *state); });
         }
     } catch (const std::system_error& error) {
-        if (disk->readers.empty()) {
+        if (disk.readers.empty()) {
             throw MemoryRefused("pthread_create", error.code().value());
         }
     }
-    return *disk;
+    return disk;
 }
 
 const Loader::Disk& Loader::disk_of(const LoadPlan& plan, const ChunkPlan& chunk) const {
     return *disks_.at(plan.files[chunk.file].identity.device);
 }
 
-Copier& Loader::copier_of(const std::shared_ptr<Device>& device) {
-    std::unique_ptr<Copier>& copier = copiers_[device];
-    if (!copier) {
-        const SignalsBlocked signals;
-        copier = std::make_unique<Copier>(device, kCopiesInFlight);
+Loader::Link& Loader::link_to(const std::shared_ptr<Device>& device) {
+    const auto found = links_.find(device);
+    if (found != links_.end()) {
+        return *found->second;
     }
-    return *copier;
+    const SignalsBlocked signals;
+    auto link = std::make_unique<Link>();
+    link->copier = std::make_unique<Copier>(device, kCopiesInFlight);
+    return *links_.emplace(device, std::move(link)).first->second;
 }
 
-void Loader::run_reader(Disk& disk, BlockReader& reader) {
-    std::vector<Flight> flights(reader.depth());
-    std::vector<std::uint64_t> free_tags(flights.size());
-    std::iota(free_tags.begin(), free_tags.end(), std::uint64_t{0});
+void Loader::run_reader(Disk& disk, Reader& state) {
+    auto& [reader, flights, free_tags] = state;
     Lock lock(mutex_);
     for (;;) {
         if (!free_tags.empty() && disk.queue.has_block()) {
@@ -339,14 +413,14 @@ void Loader::run_reader(Disk& disk, BlockReader& reader) {
                      {.tag = tag, .is_from_page_cache = false, .failure = failure});
             } else {
                 const Stopwatch watch(flight.load->read_nanoseconds_);
-                start(reader, flight, tag);
+                start(*reader, flight, tag);
                 free_tags.pop_back();
             }
             lock.lock();
         } else if (free_tags.size() != flights.size()) {
             lock.unlock();
             const Clock::time_point waiting = Clock::now();
-            const ReadAnswer answer = reader.wait();
+            const ReadAnswer answer = reader->wait();
             Flight flight = std::exchange(flights[answer.tag], {});
             flight.load->read_nanoseconds_ += nanoseconds_since(waiting);
             land(std::move(flight), answer);
@@ -425,12 +499,17 @@ void Loader::land(Flight flight, const ReadAnswer& answer) {
     if (answer.failure) {
         withdraw(load, answer.failure);
     } else {
-        settle(flight.load, flight.block, sum);
+        try {
+            settle(lock, flight.load, flight.block, sum);
+        } catch (...) {
+            withdraw(load, std::current_exception());
+        }
     }
     finish_if_over(lock, flight.load);
 }
 
-void Loader::settle(const std::shared_ptr<Load>& load, const Block& block, std::uint32_t crc32c) {
+void Loader::settle(Lock& lock, const std::shared_ptr<Load>& load, const Block& block,
+                    std::uint32_t crc32c) {
     Load::ChunkState& state = load->chunks_[block.chunk];
     state.block_crc32c[block.number] = crc32c;
     if (--state.n_blocks_left != 0 || load->failure_) {
@@ -445,7 +524,7 @@ void Loader::settle(const std::shared_ptr<Load>& load, const Block& block, std::
         return;
     }
     load->chunk_crc32c_[block.chunk] = actual;
-    copy(load, block.chunk);
+    copy(lock, load, block.chunk);
 }
 
 std::uint32_t Loader::chunk_crc32c(const Load& load, std::size_t index) const {
@@ -464,51 +543,80 @@ std::uint32_t Loader::chunk_crc32c(const Load& load, std::size_t index) const {
     return Crc32cAppender(last_length).append(joined, blocks.back());
 }
 
-void Loader::copy(const std::shared_ptr<Load>& load, std::size_t index) {
-    const ChunkPlan& chunk = load->plan_.chunks[index];
-    if (chunk.copies.empty()) {
+void Loader::copy(Lock& lock, const std::shared_ptr<Load>& load, std::size_t index) {
+    const std::vector<ChunkCopies>& copies = load->plan_.chunks[index].copies;
+    if (copies.empty()) {
         end_chunk(*load, index);
         return;
     }
-    const ChunkIndex place = load->chunks_[index].target;
-    const std::span<std::byte> bytes =
-        pool_->bytes(place).subspan(chunk.target_offset, chunk.length);
-    for (const ChunkCopies& copies : chunk.copies) {
-        const TargetMemory& target = load->plan_.memories[copies.memory];
-        ++load->n_in_flight_;
-        load->start();
-        copiers_.at(target.device)
-            ->submit(
-                {.into = target.memory,
-                 .from = bytes,
-                 .spans = copies.spans,
-                 .prepare =
-                     [this, load, device = target.device, place] {
-                         if (!pinned_.pin(device, place)) {
-                             load->is_unpinned_ = true;
-                         }
-                     },
-                 .done = [this, load, index, &copies](
-                             const CopyResult& result) { end_copy(load, index, copies, result); }});
+    std::set<Link*> links;
+    for (std::size_t i = 0; i < copies.size(); ++i) {
+        Link& link = *links_.at(load->plan_.memories[copies[i].memory].device);
+        link.queue.push(
+            {.load = load->id(), .chunk = index, .copies = i, .length = size_bytes(copies[i])});
+        links.insert(&link);
+    }
+    for (Link* link : links) {
+        feed(lock, *link);
     }
 }
 
-void Loader::end_copy(const std::shared_ptr<Load>& load, std::size_t index,
-                      const ChunkCopies& copies, const CopyResult& result) {
+// A copier is given no more than it has in flight, so that what waits can still be overtaken by
+// what is more urgent, or cancelled.
+void Loader::feed(Lock& lock, Link& link) {
+    while (link.n_submitted < kCopiesInFlight && link.queue.has_copy()) {
+        const ReadyCopy ready = link.queue.take();
+        const std::shared_ptr<Load> load = active_.at(ready.load);
+        try {
+            begin_copy(link, load, ready);
+        } catch (...) {
+            withdraw(*load, std::current_exception());
+            finish_if_over(lock, load);
+        }
+    }
+}
+
+void Loader::begin_copy(Link& link, const std::shared_ptr<Load>& load, const ReadyCopy& ready) {
+    const ChunkPlan& chunk = load->plan_.chunks[ready.chunk];
+    const ChunkCopies& copies = chunk.copies[ready.copies];
+    const TargetMemory& target = load->plan_.memories[copies.memory];
+    const ChunkIndex place = load->chunks_[ready.chunk].target;
+    link.copier->submit(
+        {.into = target.memory,
+         .from = pool_->bytes(place).subspan(chunk.target_offset, chunk.length),
+         .spans = copies.spans,
+         .prepare =
+             [this, load, device = target.device, place] {
+                 if (!pinned_->pin(device, place)) {
+                     load->is_unpinned_ = true;
+                 }
+             },
+         .done = [this, load, ready](const CopyResult& result) { end_copy(load, ready, result); }});
+    load->start();
+    ++load->n_in_flight_;
+    ++link.n_submitted;
+}
+
+void Loader::end_copy(const std::shared_ptr<Load>& load, const ReadyCopy& ready,
+                      const CopyResult& result) {
     Lock lock(mutex_);
+    const std::uint32_t memory = load->plan_.chunks[ready.chunk].copies[ready.copies].memory;
+    Link& link = *links_.at(load->plan_.memories[memory].device);
+    --link.n_submitted;
     --load->n_in_flight_;
     if (result.failure) {
         withdraw(*load, result.failure);
     } else {
         // Copies of one device end in order, and overlap only in its queue.
-        Clock::time_point& last = load->last_copies_[copies.memory];
+        Clock::time_point& last = load->last_copies_[memory];
         load->copy_time_ += result.ended - std::max(result.started, last);
         last = result.ended;
-        load->copied_bytes_ += size_bytes(copies);
-        if (--load->chunks_[index].n_copies_left == 0) {
-            end_chunk(*load, index);
+        load->copied_bytes_ += ready.length;
+        if (--load->chunks_[ready.chunk].n_copies_left == 0) {
+            end_chunk(*load, ready.chunk);
         }
     }
+    feed(lock, link);
     finish_if_over(lock, load);
 }
 
@@ -534,6 +642,9 @@ void Loader::withdraw(Load& load, std::exception_ptr failure) {
     for (const auto& [device, disk] : disks_) {
         disk->queue.remove(load.id_);
     }
+    for (const auto& [device, link] : links_) {
+        link->queue.remove(load.id_);
+    }
 }
 
 // The load's last steps wait for the file system, so they are done without the lock; is_ending_
@@ -546,11 +657,20 @@ void Loader::finish_if_over(Lock& lock, const std::shared_ptr<Load>& load) {
     load->is_ending_ = true;
     std::exception_ptr failure = load->failure_;
     lock.unlock();
-    if (!failure) {
-        failure = changed_files([&] { load->check_files_unchanged(); });
+    LoadOutcome outcome;
+    try {
+        if (!failure) {
+            load->check_files_unchanged();
+        }
+        outcome = load->summarise();
+    } catch (...) {
+        failure = std::current_exception();
     }
-    LoadOutcome outcome = load->summarise();
-    end_writing(load->plan_);
+    // A load is held longer than it lasts: its memories are somebody else's from now on, and
+    // closing its files may take as long as reading them.
+    load->plan_.memories.clear();
+    load->close_files();
+    end_writing(load->written_);
     lock.lock();
     active_.erase(load->id());
     finished_.push_back(load);

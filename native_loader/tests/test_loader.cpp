@@ -1,5 +1,8 @@
 #include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -276,6 +279,9 @@ TEST(refuses_plans_that_make_no_sense) {
                        Loader(f.pool, {.n_readers = 4, .depth = 1, .block_bytes = 1000}));
     (void)CHECK_THROWS(std::invalid_argument,
                        Loader(f.pool, {.n_readers = 0, .depth = 1, .block_bytes = kBlock}));
+    (void)CHECK_THROWS(std::invalid_argument, Loader(f.pool, {.n_readers = 65}));
+    (void)CHECK_THROWS(std::invalid_argument, Loader(f.pool, {.depth = 65}));
+    (void)CHECK_THROWS(std::invalid_argument, Loader(f.pool, {.block_bytes = ~std::size_t{4095}}));
 }
 
 TEST(ends_at_once_with_nothing_to_read) {
@@ -604,4 +610,191 @@ TEST(ends_at_once_where_all_is_resident) {
     const auto load = f.loader.submit(plan);
 
     CHECK_EQUAL(outcome_of(*load).bytes_read, 0u);
+}
+
+// A device whose copies are done when they are let go.
+class HeldDevice final : public Device {
+  public:
+    const std::string& name() const noexcept override { return name_; }
+    std::shared_ptr<DeviceMemory> allocate(std::size_t size_bytes) override {
+        return cpu_.allocate(size_bytes);
+    }
+    std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size_bytes) override {
+        return cpu_.attach(fd, size_bytes);
+    }
+    DeviceSpace space() override { return cpu_.space(); }
+    std::unique_ptr<CopyQueue> make_queue() override {
+        return std::make_unique<Queue>(*this, cpu_.make_queue());
+    }
+    bool pin(std::span<std::byte>) noexcept override { return true; }
+    void unpin(std::span<std::byte>) noexcept override {}
+    void read(const DeviceMemory& from, std::uint64_t offset, std::span<std::byte> into) override {
+        cpu_.read(from, offset, into);
+    }
+
+    void let_go() {
+        is_held_ = false;
+        is_held_.notify_all();
+    }
+    int n_copies() const { return n_copies_; }
+    const DeviceMemory* last_target() const { return last_target_; }
+
+  private:
+    class Queue final : public CopyQueue {
+      public:
+        Queue(HeldDevice& device, std::unique_ptr<CopyQueue> queue)
+            : device_(device), queue_(std::move(queue)) {}
+        void copy(const DeviceMemory& into, std::span<const std::byte> from,
+                  std::span<const CopySpan> spans) override {
+            device_.is_held_.wait(true);
+            ++device_.n_copies_;
+            device_.last_target_ = &into;
+            queue_->copy(into, from, spans);
+        }
+        std::unique_ptr<CopyMark> mark() override { return queue_->mark(); }
+        void drain() noexcept override { queue_->drain(); }
+
+      private:
+        HeldDevice& device_;
+        const std::unique_ptr<CopyQueue> queue_;
+    };
+
+    const std::string name_ = "held";
+    CpuDevice cpu_;
+    std::atomic<bool> is_held_ = true;
+    std::atomic<int> n_copies_ = 0;
+    std::atomic<const DeviceMemory*> last_target_ = nullptr;
+};
+
+// A plan that only copies, from chunks that were loaded before.
+LoadPlan resident_plan(Fixture& f, const std::string& name, const std::shared_ptr<Device>& device) {
+    LoadPlan plan = f.plan_for(name);
+    CHECK(f.loader.submit(plan)->wait(kDeadline));
+    for (ChunkPlan& chunk : plan.chunks) {
+        chunk.is_resident = true;
+    }
+    copy_to({.device = device, .memory = device->allocate(plan.chunks.size() * kChunk)}, plan);
+    return plan;
+}
+
+TEST(cancels_copies_that_wait_for_their_device) {
+    Fixture f;
+    write_file(f.directory / "a", random_bytes(50 * kChunk));
+    const auto device = std::make_shared<HeldDevice>();
+    const auto load = f.loader.submit(resident_plan(f, "a", device));
+
+    f.loader.cancel(load);
+    device->let_go();
+
+    (void)CHECK_THROWS(LoadCancelled, outcome_of(*load));
+    CHECK(device->n_copies() < 10);
+}
+
+TEST(copies_what_is_urgent_before_what_waits) {
+    Fixture f;
+    write_file(f.directory / "long", random_bytes(50 * kChunk));
+    write_file(f.directory / "urgent", random_bytes(kChunk, 2));
+    const auto device = std::make_shared<HeldDevice>();
+    const LoadPlan low = resident_plan(f, "long", device);
+    LoadPlan high = resident_plan(f, "urgent", device);
+    high.priority = 5;
+    const auto first = f.loader.submit(low);
+    const auto second = f.loader.submit(high);
+
+    device->let_go();
+    (void)outcome_of(*second);
+
+    CHECK(first->progress().copied_bytes < 20 * kChunk);
+    (void)outcome_of(*first);
+    CHECK_EQUAL(device->n_copies(), 51);
+    CHECK_EQUAL(device->last_target(), low.memories[0].memory.get());
+}
+
+TEST(keeps_nothing_of_loads_that_nobody_holds) {
+    Fixture f;
+    write_file(f.directory / "a", random_bytes(kChunk));
+    const auto device = std::make_shared<CpuDevice>();
+    std::weak_ptr<DeviceMemory> memory;
+    std::weak_ptr<Load> load;
+    {
+        LoadPlan plan = f.plan_for("a");
+        copy_to({.device = device, .memory = device->allocate(kChunk)}, plan);
+        memory = plan.memories[0].memory;
+        const auto submitted = f.loader.submit(std::move(plan));
+        (void)outcome_of(*submitted);
+        CHECK(memory.expired());
+        load = submitted;
+    }
+    const auto next = f.loader.submit({});
+
+    CHECK(load.expired());
+    CHECK_EQUAL(f.loader.finished().size(), 1u);
+}
+
+TEST(leaves_everything_to_the_parent_after_a_fork) {
+    Fixture f;
+    write_file(f.directory / "a", random_bytes(20 * kChunk));
+    const auto loader = std::make_shared<Loader>(f.pool, DiskSettings{.block_bytes = kBlock});
+    const LoadPlan plan = f.plan_for("a");
+    const auto load = loader->submit(plan);
+
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const auto is_closed = [](const auto& call) {
+            try {
+                call();
+            } catch (const LoaderClosed&) {
+                return true;
+            }
+            return false;
+        };
+        bool is_right = is_closed([&] { (void)loader->submit({}); });
+        is_right = is_closed([&] { (void)load->wait(kDeadline); }) && is_right;
+        loader->cancel(load);
+        loader->close();
+        loader->~Loader();
+        ::_exit(is_right ? 0 : 1);
+    }
+    int status = -1;
+    CHECK_EQUAL(::waitpid(child, &status, 0), child);
+
+    CHECK_EQUAL(status, 0);
+    CHECK_EQUAL(outcome_of(*load).bytes_read, 20 * kChunk);
+}
+
+TEST(a_device_whose_queue_can_not_be_opened_fails_its_load_alone) {
+    class NoQueues final : public Device {
+      public:
+        const std::string& name() const noexcept override { return name_; }
+        std::shared_ptr<DeviceMemory> allocate(std::size_t size_bytes) override {
+            return cpu_.allocate(size_bytes);
+        }
+        std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size_bytes) override {
+            return cpu_.attach(fd, size_bytes);
+        }
+        DeviceSpace space() override { return cpu_.space(); }
+        std::unique_ptr<CopyQueue> make_queue() override {
+            throw DeviceFailed("none", "make_queue", "BROKEN");
+        }
+        bool pin(std::span<std::byte>) noexcept override { return true; }
+        void unpin(std::span<std::byte>) noexcept override {}
+        void read(const DeviceMemory&, std::uint64_t, std::span<std::byte>) override {}
+
+      private:
+        const std::string name_ = "none";
+        CpuDevice cpu_;
+    };
+    Fixture f;
+    write_file(f.directory / "a", random_bytes(kChunk));
+    const auto device = std::make_shared<NoQueues>();
+    LoadPlan plan = f.plan_for("a");
+    const LoadPlan plain = plan;
+    copy_to({.device = device, .memory = device->allocate(kChunk)}, plan);
+
+    (void)CHECK_THROWS(DeviceFailed, f.loader.submit(plan));
+    const auto load = f.loader.submit(plain);
+
+    f.loader.promote(*load, 3);
+    CHECK_EQUAL(outcome_of(*load).bytes_read, kChunk);
+    f.loader.close();
 }

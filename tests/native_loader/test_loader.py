@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import random
 import select
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,12 @@ from pilotlight.native_loader import (
     PoolBusy,
     ReadFailed,
 )
+from pilotlight.native_loader.devices.device import open_device
 from pilotlight.native_loader.disks.disk_settings import DiskSettings
 from pilotlight.native_loader.formats.parts import Place
+from pilotlight.native_loader.loader import DeviceCopies
 from pilotlight.native_loader.packing.pack import pack
+from pilotlight.native_loader.placements.placement import one_device
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
 
 DEADLINE_SECONDS = 30
@@ -464,3 +469,41 @@ def test_small_checkpoints_share_a_chunk(
         where = chunk * pool.chunk_bytes + place.offset
         assert os.pread(pool.fd, each.size_bytes, where) == each.files[0].path.read_bytes()
     pool.release([chunk])
+
+
+def test_a_cancelled_load_is_announced_while_it_is_held(
+    pool: ChunkPool, loader: Loader, large: Checkpoint
+) -> None:
+    load = loader.submit(large, pool.allocate(large.n_chunks))
+    load.cancel()
+
+    with pytest.raises(LoadCancelled):
+        load.result(DEADLINE_SECONDS)
+
+    assert loader.finished() == [load]
+
+
+def test_a_loader_that_goes_unclosed_ends_its_loads(pool: ChunkPool, large: Checkpoint) -> None:
+    device = open_device("cpu")
+    placement = one_device(large, "cpu")
+    for _ in range(5):
+        loader = Loader(pool)
+        staging = pool.allocate(2)
+        memories = [device.allocate(placement.partitions[0].size_bytes)]
+        loader.stream(large, staging, DeviceCopies(placement=placement, memories=memories))
+        del loader, memories
+        gc.collect()
+        pool.release(staging)
+
+
+def test_a_kept_loader_keeps_no_loads(pool: ChunkPool, loader: Loader, large: Checkpoint) -> None:
+    chunks = pool.allocate(large.n_chunks)
+    load = loader.submit(large, chunks)
+    load.result(DEADLINE_SECONDS)
+    gone = weakref.ref(load)
+
+    del load
+    gc.collect()
+
+    assert gone() is None
+    assert loader.finished() == []

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 from pilotlight.native_loader import _native
 from pilotlight.native_loader.devices.device import DeviceMemory
@@ -168,7 +169,7 @@ class Loader:
         self._disks = LoaderDisks(self._native, usual=usual, known=disks)
         self._ledger = ledger
         self._lock = Lock()
-        self._loads: dict[int, Load] = {}
+        self._loads: WeakValueDictionary[int, Load] = WeakValueDictionary()
 
     def __enter__(self) -> Loader:
         return self
@@ -290,9 +291,10 @@ class Loader:
             return load
 
     def finished(self) -> list[Load]:
-        """Return the loads that have ended since the last call."""
+        """Return the loads that have ended since the last call, and that somebody still holds."""
         with self._lock:
-            return [self._loads.pop(native.id) for native in self._native.finished()]
+            ended = [self._loads.pop(native.id, None) for native in self._native.finished()]
+        return [load for load in ended if load is not None]
 
     def close(self) -> None:
         """Cancel what runs and wait until nothing is written any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -56,7 +57,7 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     worker_memory_bytes: ByteCount | None = None
     """What a worker may allocate beside its weights, 8 MiB for the stack of each thread among it;
     its replica fails as out_of_memory at the first byte more. None = no limit."""
-    loader_threads: int = 0
+    loader_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """Threads that read each disk, a block of 1 MiB at a time each; 0 = as its probe finds best."""
     evictor: str = "lru"
     """An entry point of group pilotlight.evictors: lru, or value, by seconds of loading saved."""

@@ -78,12 +78,22 @@ def test_measures_nothing_by_a_file_that_is_small_or_gone(
 
 
 @pytest.mark.usefixtures("direct_reads")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"x":' + "[" * 200_000,
+        '{"channel_id":"a","bytes_per_second":1e308,"latency_seconds":0.1}',
+        '{"channel_id":"a","bytes_per_second":1e9,"latency_seconds":-1}',
+    ],
+    ids=["cut", "deep", "too fast", "before it was asked"],
+)
 def test_broken_record_counts_as_none(
-    tmp_path: Path, probe: DiskProbe, target: ProbeTarget
+    tmp_path: Path, probe: DiskProbe, target: ProbeTarget, text: str
 ) -> None:
     probe.measure(target)
     [record] = (tmp_path / "records").iterdir()
-    record.write_text("{")
+    record.write_text(text)
 
     assert probe.assume(DISK).bytes_per_second == ASSUMED_BYTES_PER_SECOND
 

@@ -29,7 +29,8 @@ struct CopyJob {
     std::shared_ptr<DeviceMemory> into;
     std::span<const std::byte> from;  ///< stays as it is until `done` is called
     std::span<const CopySpan> spans;  ///< likewise
-    /// Called on the copier's thread before the first copy; may be empty; never throws.
+    /// Called on the copier's thread before the first copy; may be empty; if it throws, the job
+    /// fails.
     std::function<void()> prepare{};
     /// Called once, on a thread of the copier's, when the source is not read any more; never
     /// throws.
@@ -73,9 +74,9 @@ class Copier {
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<CopyJob> jobs_;
-    std::deque<Running> running_;
-    std::size_t n_begun_ =
-        0;  ///< and not ended: those running, and one that is being begun or ended
+    std::vector<Running> running_;  ///< has room for all that may be in flight
+    /// And not ended: those running, and one that is being begun or ended.
+    std::size_t n_begun_ = 0;
     bool is_closing_ = false;
     std::thread begins_;
     std::thread ends_;

@@ -1,6 +1,9 @@
 // One load: what is asked for, how far it is, how it ended.
 #pragma once
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -69,6 +72,14 @@ struct LoadPlan {
     std::vector<ChunkIndex> staging;
 };
 
+/// The pool's chunks that a load writes into.
+struct WrittenChunks {
+    std::vector<ChunkIndex> whole;
+    std::vector<ChunkIndex> shared;
+};
+
+[[nodiscard]] WrittenChunks written_chunks(const LoadPlan& plan);
+
 struct Progress {
     std::uint64_t done_bytes = 0;  ///< read from the disk
     std::uint64_t total_bytes = 0;
@@ -95,13 +106,14 @@ struct LoadOutcome {
 };
 
 /// Thread-safe. Made and driven by a Loader; the waiting side may outlive it.
-class Load {
+class Load : public std::enable_shared_from_this<Load> {
   public:
     [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
     [[nodiscard]] Progress progress() const noexcept;
     [[nodiscard]] bool is_done() const;
 
-    /// Wait for the end; false if the timeout passed before.
+    /// Wait for the end; false if the timeout passed before. Throws LoaderClosed in a process
+    /// that was forked from the loader's.
     [[nodiscard]] bool wait(std::optional<Seconds> timeout) const;
 
     /// Only after the end: return the outcome, or throw what the load failed with.
@@ -118,16 +130,20 @@ class Load {
     };
 
     /// `block_bytes` is that of each chunk's disk.
-    Load(std::uint64_t id, LoadPlan plan, std::span<const std::size_t> block_bytes);
+    Load(std::uint64_t id, LoadPlan plan, WrittenChunks written,
+         std::span<const std::size_t> block_bytes);
 
     void start();
     [[nodiscard]] SourceFile& file(std::uint32_t index);
     void check_files_unchanged() const;
-    [[nodiscard]] LoadOutcome summarise() const;
+    [[nodiscard]] LoadOutcome summarise();
+    void close_files();
     void end(LoadOutcome outcome, std::exception_ptr failure);
 
     const std::uint64_t id_;
-    const LoadPlan plan_;
+    const pid_t owner_ = ::getpid();
+    LoadPlan plan_;
+    const WrittenChunks written_;
     std::uint64_t total_bytes_ = 0;
     const Clock::time_point submitted_ = Clock::now();
 

@@ -1,6 +1,8 @@
 // Reads checkpoints into a chunk pool, and from there into devices.
 #pragma once
 
+#include <sys/types.h>
+
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +20,7 @@
 #include "pilotlight/native/descriptor.hpp"
 #include "pilotlight/native/disk_queue.hpp"
 #include "pilotlight/native/disk_settings.hpp"
+#include "pilotlight/native/link_queue.hpp"
 #include "pilotlight/native/load.hpp"
 #include "pilotlight/native/pinned_chunks.hpp"
 
@@ -57,10 +60,11 @@ class Loader {
     void promote(const Load& load, std::int64_t priority);
 
     [[nodiscard]] int completion_fd() const noexcept { return completion_.get(); }
-    /// The loads that have ended since the last call.
+    /// The loads that have ended since the last call, and that somebody still holds.
     [[nodiscard]] std::vector<std::shared_ptr<Load>> finished();
 
-    /// Cancel what runs, join the readers and the copiers.
+    /// Cancel what runs, join the readers and the copiers. In a process that was forked from the
+    /// one that made the loader nothing of it runs, and all of it is left alone.
     void close();
 
   private:
@@ -84,41 +88,65 @@ class Loader {
         std::span<std::byte> room;
     };
 
+    /// A device's copier, and what waits for it.
+    struct Link {
+        std::unique_ptr<Copier> copier;
+        LinkQueue queue;
+        std::size_t n_submitted = 0;
+    };
+
+    /// A thread's part of a disk.
+    struct Reader {
+        explicit Reader(std::unique_ptr<BlockReader> how);
+        std::unique_ptr<BlockReader> reader;
+        std::vector<Flight> flights;
+        std::vector<std::uint64_t> free_tags;
+    };
+
+    [[nodiscard]] bool is_forked() const noexcept;
+    void leave_to_parent() noexcept;
     void check(const LoadPlan& plan) const;
-    void begin_writing(const LoadPlan& plan);
-    void end_writing(const LoadPlan& plan) noexcept;
+    [[nodiscard]] std::vector<std::size_t> block_bytes(const LoadPlan& plan);
+    void begin_writing(const WrittenChunks& chunks);
+    void end_writing(const WrittenChunks& chunks) noexcept;
+    void activate(Lock& lock, const std::shared_ptr<Load>& load);
     void enqueue(Load& load);
     Disk& disk_at(std::uint64_t device);
     [[nodiscard]] const Disk& disk_of(const LoadPlan& plan, const ChunkPlan& chunk) const;
-    Copier& copier_of(const std::shared_ptr<Device>& device);
+    Link& link_to(const std::shared_ptr<Device>& device);
 
-    void run_reader(Disk& disk, BlockReader& reader);
+    void run_reader(Disk& disk, Reader& reader);
     [[nodiscard]] Flight begin(Disk& disk);
     [[nodiscard]] std::exception_ptr prepare(const Flight& flight);
     static void start(BlockReader& reader, const Flight& flight, std::uint64_t tag);
     void land(Flight flight, const ReadAnswer& answer);
-    void settle(const std::shared_ptr<Load>& load, const Block& block, std::uint32_t crc32c);
+    void settle(Lock& lock, const std::shared_ptr<Load>& load, const Block& block,
+                std::uint32_t crc32c);
     [[nodiscard]] std::uint32_t chunk_crc32c(const Load& load, std::size_t index) const;
-    void copy(const std::shared_ptr<Load>& load, std::size_t index);
-    void end_copy(const std::shared_ptr<Load>& load, std::size_t index, const ChunkCopies& copies,
+    void copy(Lock& lock, const std::shared_ptr<Load>& load, std::size_t index);
+    void feed(Lock& lock, Link& link);
+    void begin_copy(Link& link, const std::shared_ptr<Load>& load, const ReadyCopy& ready);
+    void end_copy(const std::shared_ptr<Load>& load, const ReadyCopy& ready,
                   const CopyResult& result);
     void end_chunk(Load& load, std::size_t index);
     void withdraw(Load& load, std::exception_ptr failure);
     void finish_if_over(Lock& lock, const std::shared_ptr<Load>& load);
 
+    const pid_t owner_;
     const std::shared_ptr<ChunkPool> pool_;
     const DiskSettings default_settings_;
-    PinnedChunks pinned_;
+    std::unique_ptr<PinnedChunks> pinned_;
     Descriptor completion_;
 
+    std::mutex close_mutex_;
     std::mutex mutex_;
     bool is_closing_ = false;
     std::uint64_t last_id_ = 0;
     std::map<std::uint64_t, DiskSettings> settings_;
     std::map<std::uint64_t, std::unique_ptr<Disk>> disks_;
-    std::map<std::shared_ptr<Device>, std::unique_ptr<Copier>> copiers_;
+    std::map<std::shared_ptr<Device>, std::unique_ptr<Link>> links_;
     std::map<std::uint64_t, std::shared_ptr<Load>> active_;
-    std::vector<std::shared_ptr<Load>> finished_;
+    std::vector<std::weak_ptr<Load>> finished_;
 };
 
 }  // namespace pilotlight::native

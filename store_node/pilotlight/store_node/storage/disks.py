@@ -19,6 +19,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -47,8 +48,8 @@ class ProbeTarget:
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: str
-    bytes_per_second: float
-    latency_seconds: float
+    bytes_per_second: Annotated[float, msgspec.Meta(gt=0, le=1e13)]
+    latency_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)]
 
 
 class DiskProbe:
@@ -114,10 +115,9 @@ class DiskProbe:
 
     def _read(self, channel_id: ChannelId) -> _Record | None:
         try:
-            record = msgspec.json.decode(self._place(channel_id).read_bytes(), type=_Record)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode(self._place(channel_id).read_bytes(), type=_Record)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return record if record.bytes_per_second > 0 else None
 
     def _write(self, channel_id: ChannelId, bytes_per_second: float, latency: float) -> None:
         record = _Record(
@@ -145,7 +145,7 @@ def _latency(fd: int) -> float:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Generator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield fd
     finally:
