@@ -22,7 +22,9 @@ constexpr int kSealFutureWrite = 0x0010;
 
 // In units: on a machine whose memory is fragmented every attempt makes the kernel search, and
 // in vain until others have freed some.
-constexpr int kLongestPauseOfHuge = 256;
+constexpr int kLongestPauseOfHuge = 32;
+
+constexpr int kHugeAttempts = 3;
 
 constexpr std::size_t kPageBytes = 4096;
 
@@ -189,10 +191,14 @@ bool Arena::make_huge(std::span<std::byte> memory) noexcept {
     if (memory.size() != kPopulateUnitBytes || !huge_attempts_.may_try()) {
         return false;
     }
-    if (::madvise(memory.data(), kPageBytes, kMadvPopulateWrite) == 0 &&
-        ::madvise(memory.data(), memory.size(), kMadvCollapse) == 0) {
-        huge_attempts_.succeeded();
-        return true;
+    if (::madvise(memory.data(), kPageBytes, kMadvPopulateWrite) == 0) {
+        // The first attempt may have found no huge page and made room for one.
+        for (int attempt = 0; attempt < kHugeAttempts; ++attempt) {
+            if (::madvise(memory.data(), memory.size(), kMadvCollapse) == 0) {
+                huge_attempts_.succeeded();
+                return true;
+            }
+        }
     }
     huge_attempts_.failed();
     return false;
