@@ -32,6 +32,7 @@ MADE_BY_SPHINX = {
     "{pilotlight-engine-options}",
     "{pilotlight-errors}",
     "{pilotlight-http}",
+    "{pilotlight-load}",
     "{pilotlight-metrics}",
     "{pilotlight-service}",
     "{pilotlight-settings}",

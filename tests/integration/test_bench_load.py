@@ -100,6 +100,7 @@ def test_a_short_bench_has_all_figures_and_leaves_nothing(home: Path, tmp_path: 
     assert found["dram_touch_ratio_to_safetensors_hot"] > 0
     assert 0 < found["lora_batch_ratio_to_limit"] < 2
     assert 0 < found["lora_single_ratio_to_limit"] < 2
+    assert 1 <= found["tensor_parallel_disk_ratio_max"] <= 1.01
     # It installs nothing; these come with what the tests need.
     assert found["peers_measured"] == 3
     assert set(found["peers"]) >= {"torch", "safetensors", "transformers"}
@@ -110,7 +111,7 @@ def test_a_short_bench_has_all_figures_and_leaves_nothing(home: Path, tmp_path: 
     assert {row["layout"] for row in found["cold"] if row["is_limit"]} == SAFETENSORS_LAYOUTS
     assert len(found["ablation"]) == 6
     for run in found["runs"]:
-        is_cold = run["part"] in ("cold", "adapters", "ablation")
+        is_cold = run["part"] in ("cold", "adapters", "slices", "ablation")
         assert (run["bytes_read"] > 0.9 * run["size_bytes"]) is is_cold
     assert {path.name for path in charts.iterdir()} == {
         "cold-llama-40mb.svg",

@@ -96,3 +96,14 @@ def test_says_that_nothing_had_to_be_moved() -> None:
     )
 
     assert bottleneck(nothing) == "nothing had to be moved"
+
+
+def test_a_slow_load_is_told_in_smaller_units() -> None:
+    slow = replace(DISK_BOUND, bytes_read=2_000_000)
+    tiny = replace(DISK_BOUND, bytes_read=20)
+
+    # Four readers that populated for 3.2 s in all: each a quarter in 0.8 s.
+    assert bottleneck(slow) == "disk-bound: 2.00 MB/s"
+    assert bottleneck(replace(slow, populate_seconds=3.2)).endswith(": 2.00 of 2.50 MB/s")
+    assert bottleneck(tiny) == "disk-bound: 0.02 kB/s"
+    assert bottleneck(replace(DISK_BOUND, bytes_read=10_000_000)) == "disk-bound: 0.01 GB/s"

@@ -75,3 +75,26 @@ def test_compares_with_what_the_ledger_knows(large: Checkpoint, tmp_path: Path) 
 
     assert [chunk[8] for chunk in plan.chunks] == [11, 12, 13]
     assert plan.unknown == ()
+
+
+@pytest.mark.parametrize("number", [-1, 2**32])
+def test_refuses_chunks_that_no_pool_has(large: Checkpoint, number: int) -> None:
+    with pytest.raises(LayoutMismatch, match=f"no pool has a chunk {number}"):
+        plan_load(large, [0, number, 1], ledger=None, chunk_bytes=CHUNK_BYTES)
+    with pytest.raises(LayoutMismatch, match=f"no pool has a chunk {number}"):
+        check_places(large, [0, 1, Place(chunk=number, offset=0)], CHUNK_BYTES)
+    with pytest.raises(LayoutMismatch, match=f"no pool has a chunk {number}"):
+        plan_stream(large, [number], ledger=None, chunk_bytes=CHUNK_BYTES, copies=[copy_of(0)])
+
+
+def test_refuses_a_place_before_its_chunk(large: Checkpoint) -> None:
+    with pytest.raises(LayoutMismatch, match="do not fit at byte -4,096"):
+        check_places(large, [0, 1, Place(chunk=2, offset=-4096)], CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("number", [-1, 3, 2**40])
+def test_refuses_residents_that_the_checkpoint_does_not_have(
+    large: Checkpoint, number: int
+) -> None:
+    with pytest.raises(LayoutMismatch, match=f"no chunk {number} that can be resident"):
+        plan_load(large, [0, 1, 2], ledger=None, chunk_bytes=CHUNK_BYTES, resident=[1, number])

@@ -12,6 +12,7 @@ from pilotlight.native_loader import (
     Checkpoint,
     ChecksumLedger,
     ChunkPool,
+    DeviceMemoryRefused,
     DeviceUnavailable,
     Loader,
     NotACheckpoint,
@@ -160,3 +161,18 @@ def test_says_that_a_pool_has_no_chunk_left(large: Checkpoint) -> None:
 
     with Loader(pool) as loader, pytest.raises(PoolExhausted):
         load_through(loader, pool, large, open_device("cpu"))
+
+
+@pytest.mark.parametrize("available_bytes", [3 * CHUNK_BYTES, 4096])
+def test_says_in_bytes_how_much_memory_there_is(
+    large: Checkpoint, monkeypatch: pytest.MonkeyPatch, available_bytes: int
+) -> None:
+    monkeypatch.setattr(
+        "pilotlight.native_loader.memory.pool.available_memory_bytes", lambda: available_bytes
+    )
+
+    with pytest.raises(DeviceMemoryRefused) as caught:
+        load(large.path)
+
+    assert caught.value.wanted_bytes == 3 * CHUNK_BYTES
+    assert caught.value.free_bytes <= available_bytes

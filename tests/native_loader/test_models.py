@@ -235,9 +235,20 @@ def test_weights_of_another_shape_are_an_error(tmp_path: Path) -> None:
     directory = saved(tmp_path, "llama")
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 65}))
+    shapes = r"lm_head\.weight is \[64, 32\], not \[65, 32\], model\.embed_tokens\.weight is"
 
-    with pytest.raises(ModelMismatch):
+    with pytest.raises(ModelMismatch, match=rf"2 weights are of another shape: {shapes}"):
         from_pretrained(directory)
+
+
+def test_another_shape_is_made_anew_where_that_is_asked_for(tmp_path: Path) -> None:
+    directory = saved(tmp_path, "llama")
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 65}))
+
+    model: Any = from_pretrained(directory, ignore_mismatched_sizes=True)
+
+    assert model.lm_head.weight.shape == (65, 32)
 
 
 def test_a_checkpoint_without_a_config_is_no_model(tmp_path: Path) -> None:
@@ -291,3 +302,39 @@ def test_nothing_is_adopted_where_the_library_makes_tensors_of_its_own(tmp_path:
     model = type(expected).from_pretrained(None, config=expected.config, state_dict=stand_ins)
 
     assert not adopt(model, stand_ins, {name: each + 1 for name, each in stand_ins.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_hidden_layers": "4"}, "num_hidden_layers"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "nope"}, "nope"),
+        ({"dtype": "nope"}, "nope"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+    ],
+)
+def test_values_that_transformers_can_not_use_name_the_config(
+    tmp_path: Path, changes: Mapping[str, Any], reason: str
+) -> None:
+    directory = saved(tmp_path, "llama")
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    with pytest.raises(NotACheckpoint, match=rf"config\.json: .*{reason}") as caught:
+        from_pretrained(directory)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
+    directory = saved(tmp_path, "llama")
+    (directory / "generation_config.json").write_text("{bad")
+
+    with pytest.raises(NotACheckpoint, match=r"generation_config\.json: "):
+        from_pretrained(directory)
+
+
+def test_an_option_that_transformers_does_not_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotACheckpoint, match="with the options bogus: TypeError"):
+        from_pretrained(saved(tmp_path, "llama"), bogus=1)

@@ -113,3 +113,32 @@ def test_an_int_is_a_cuda_device(tmp_path: Path, tensors: Tensors) -> None:
 
     with pytest.raises(DeviceUnavailable, match="cuda"):
         load_file(file, 0)
+
+
+@pytest.mark.parametrize("n_dimensions", [64, 65, 200])
+def test_tensors_of_any_number_of_dimensions_are_those_of_safetensors(
+    tmp_path: Path, rng: random.Random, n_dimensions: int
+) -> None:
+    tensors = {"a": random_tensor(rng, "F32", *[1] * n_dimensions)}
+    file = write(tmp_path / "x.safetensors", tensors)
+
+    assert_same(load_file(file), safetensors.torch.load_file(file))
+
+
+def test_f4_that_can_not_be_halved_is_bytes(tmp_path: Path, rng: random.Random) -> None:
+    tensors = {"a": random_tensor(rng, "F4", 2, 3)}
+    file = write(tmp_path / "x.safetensors", tensors)
+
+    assert raw(load_file(file)["a"]) == tensors["a"].data
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.torch.load_file(file)
+
+
+def test_metadata_that_is_null_breaks_the_format_here(tmp_path: Path) -> None:
+    header = b'{"__metadata__":null}'
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+
+    assert safetensors.torch.load_file(file) == {}
+    with pytest.raises(CorruptCheckpoint, match="__metadata__ is no JSON object"):
+        load_file(file)

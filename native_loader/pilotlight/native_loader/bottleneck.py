@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _LEAST_SECONDS = 1e-9
+_UNITS = {"GB/s": 1e9, "MB/s": 1e6, "kB/s": 1e3}
+_LEAST_SHOWN = 0.01
+"""Of a unit; a lower rate is shown in a smaller one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,16 @@ def bottleneck(times: LoadTimes) -> str:
         return "nothing had to be moved"
     rate = tier.moved_bytes / max(times.busy_seconds, _LEAST_SECONDS)
     if tier.limit is None:
-        return f"{tier.name}: {rate / 1e9:.2f} GB/s"
-    return f"{tier.name}: {rate / 1e9:.2f} of {max(tier.limit, rate) / 1e9:.2f} GB/s"
+        return f"{tier.name}: {_shown(rate)}"
+    return f"{tier.name}: {_shown(rate, of=max(tier.limit, rate))}"
+
+
+def _shown(rate: float, *, of: float | None = None) -> str:
+    """Name rates in the largest unit in which the first is no zero."""
+    fitting = (name for name, unit in _UNITS.items() if rate >= _LEAST_SHOWN * unit)
+    name = next(fitting, "kB/s")
+    limit = "" if of is None else f" of {of / _UNITS[name]:.2f}"
+    return f"{rate / _UNITS[name]:.2f}{limit} {name}"
 
 
 def _tiers(times: LoadTimes) -> Iterator[_Tier]:

@@ -9,7 +9,24 @@ from pathlib import Path
 
 
 class LoaderError(Exception):
-    """Root of what `pilotlight.native_loader` raises."""
+    """Root of what `pilotlight.native_loader` raises. All can be pickled and copied."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):
+            # The one attribute that these keep elsewhere.
+            state["errno"] = self.errno
+        return _restored, (type(self), self.args), state
+
+
+def _restored(type_: type[LoaderError], args: tuple[object, ...]) -> LoaderError:
+    """Return an error with its message; its attributes are set afterwards."""
+    kinds: tuple[type[Exception], ...] = (OSError, MemoryError, Exception)
+    # The first base's `__new__` may not be that of the kind that the memory is laid out as.
+    kind = next(kind for kind in kinds if issubclass(type_, kind))
+    error = kind.__new__(type_)
+    Exception.__init__(error, *args)
+    return error
 
 
 class NotACheckpoint(LoaderError, ValueError):
@@ -110,7 +127,7 @@ class ReadFailed(LoaderError, OSError):
 
 
 class MemoryRefused(LoaderError, MemoryError):
-    """The kernel refused memory, address space, a descriptor or a thread."""
+    """The kernel refused memory, address space, a descriptor, a thread or a process."""
 
     def __init__(self, action: str, number: int) -> None:
         super().__init__(f"the kernel refused {action}: {os.strerror(number)}")

@@ -17,6 +17,9 @@ FileTuple = tuple[bytes, int, int, int, int, int]
 ChunkTuple = tuple[int, int, int, int, int, int, bool, bool, int | None]
 CopyTuple = tuple[int, int, int, int, int, int, int, int]
 
+_MOST_CHUNKS = 2**32
+"""Of a pool."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
@@ -46,9 +49,13 @@ def plan_load(
     """Plan to read a checkpoint's chunk i into `places[i]`, unless it is resident there.
 
     Raises:
-        LayoutMismatch: the places can't hold the checkpoint.
+        LayoutMismatch: the places can't hold the checkpoint, or it has no chunk that is
+            said to be resident.
     """
     check_places(checkpoint, places, chunk_bytes)
+    for number in resident:
+        if not 0 <= number < checkpoint.n_chunks:
+            raise LayoutMismatch(f"{checkpoint.path} has no chunk {number} that can be resident")
     return _plan(
         checkpoint,
         {number: _target(place) for number, place in enumerate(places)},
@@ -70,10 +77,12 @@ def plan_stream(
     """Plan to read the chunks that are copied somewhere, by way of a few chunks of the pool.
 
     Raises:
-        LayoutMismatch: there is no staging, or its chunks are too small.
+        LayoutMismatch: there is no staging, its chunks are too small, or they can be in no pool.
     """
     if not staging:
         raise LayoutMismatch(f"{checkpoint.path} can't pass through no chunks")
+    for number in staging:
+        _check_number(number)
     check_length(checkpoint, chunk_bytes)
     return _plan(
         checkpoint,
@@ -97,11 +106,18 @@ def check_places(checkpoint: Checkpoint, places: Sequence[int | Place], chunk_by
         )
     check_length(checkpoint, chunk_bytes)
     for chunk, place in zip(checkpoint.chunks, places, strict=True):
-        if isinstance(place, Place) and place.offset + chunk.length > chunk_bytes:
+        number, offset, _ = _target(place)
+        _check_number(number)
+        if offset < 0 or offset + chunk.length > chunk_bytes:
             raise LayoutMismatch(
-                f"{chunk.length:,d} bytes do not fit at byte {place.offset:,d} of a pool's chunk"
+                f"{chunk.length:,d} bytes do not fit at byte {offset:,d} of a pool's chunk"
                 f" of {chunk_bytes:,d} bytes"
             )
+
+
+def _check_number(number: int) -> None:
+    if not 0 <= number < _MOST_CHUNKS:
+        raise LayoutMismatch(f"no pool has a chunk {number}")
 
 
 def check_length(checkpoint: Checkpoint, chunk_bytes: int) -> None:

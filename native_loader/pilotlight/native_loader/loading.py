@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pilotlight.native_loader.devices.device import CPU, Device, open_device
 from pilotlight.native_loader.devices.device_weights import DeviceWeights
 from pilotlight.native_loader.disks.disk_settings import KnownDisks
-from pilotlight.native_loader.errors import LoadPending
+from pilotlight.native_loader.errors import DeviceMemoryRefused, LoadPending, PoolTooSmall
 from pilotlight.native_loader.formats.checkpoint import Checkpoint
 from pilotlight.native_loader.formats.ledger import ChecksumLedger
 from pilotlight.native_loader.formats.parts import CHUNK_BYTES
@@ -135,7 +135,7 @@ def _load_into_pool(
     *,
     use_page_cache: bool,
 ) -> tuple[AttachedWeights, LoadResult]:
-    pool = ChunkPool(checkpoint.n_chunks * CHUNK_BYTES)
+    pool = _pool_of(checkpoint.n_chunks)
     if checkpoint.size_bytes >= _POPULATED_BYTES:
         pool.populate_in_background()
     with Loader(pool, disks=known_disks(), ledger=ledger) as loader:
@@ -147,6 +147,17 @@ def _load_into_pool(
         weights = AttachedWeights(pool.fd, layout)
     pool.close()
     return weights, result
+
+
+def _pool_of(n_chunks: int) -> ChunkPool:
+    wanted_bytes = n_chunks * CHUNK_BYTES
+    try:
+        pool = ChunkPool(wanted_bytes)
+    except PoolTooSmall as exc:
+        raise DeviceMemoryRefused(CPU, wanted_bytes, exc.capacity_bytes) from exc
+    if pool.n_chunks < n_chunks:
+        raise DeviceMemoryRefused(CPU, wanted_bytes, pool.capacity_bytes)
+    return pool
 
 
 def _awaited(running: Load, progress: ProgressCallback | None) -> LoadResult:

@@ -4,11 +4,12 @@
 # pyright: basic
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilotlight.native_loader.errors import ModelMismatch, NotACheckpoint
+from pilotlight.native_loader.errors import LoaderError, ModelMismatch, NotACheckpoint
 from pilotlight.native_loader.formats.checkpoint import Checkpoint
 from pilotlight.native_loader.formats.ledger import ChecksumLedger
 from pilotlight.native_loader.formats.model_config import CONFIG_NAME
@@ -43,7 +44,8 @@ def from_pretrained(
 
     Raises:
         ModelMismatch: weights of the model are missing, or of another shape.
-        NotACheckpoint: there is no config.json, or it describes no causal language model.
+        NotACheckpoint: there is no config.json, or it describes no causal language model,
+            or transformers makes no model of it and of `options`.
         LoaderError: one of those that `load` raises.
     """
     checkpoint = Checkpoint.open(path, roots=roots)
@@ -56,11 +58,7 @@ def from_pretrained(
     builder = _Builder(checkpoint.path, chosen, config, options)
     model = builder.build(named) if device == "cpu" else builder.build_on(device, named)
     if _GENERATION_CONFIG_NAME in checkpoint.execution_files:
-        from transformers import GenerationConfig
-
-        model.generation_config = GenerationConfig.from_pretrained(
-            checkpoint.path, local_files_only=True
-        )
+        model.generation_config = _read_generation_config(checkpoint)
     return model
 
 
@@ -69,10 +67,28 @@ def _read_config(checkpoint: Checkpoint) -> Any:
 
     if CONFIG_NAME not in checkpoint.execution_files:
         raise NotACheckpoint(checkpoint.path, f"holds no {CONFIG_NAME}, which describes a model")
-    try:
+    with _telling(checkpoint.path / CONFIG_NAME):
         return AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise NotACheckpoint(checkpoint.path / CONFIG_NAME, _one_line(exc)) from exc
+
+
+def _read_generation_config(checkpoint: Checkpoint) -> Any:
+    from transformers import GenerationConfig
+
+    with _telling(checkpoint.path / _GENERATION_CONFIG_NAME):
+        return GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
+
+
+@contextmanager
+def _telling(file: Path, options: Collection[str] = ()) -> Iterator[None]:
+    """Name the file, and the options, of which transformers was to make something."""
+    try:
+        yield
+    except (LoaderError, MemoryError):
+        raise
+    except Exception as exc:
+        # It checks few values, so a bad one fails anyhow where it is first used.
+        given = f" with the options {', '.join(options)}" if options else ""
+        raise NotACheckpoint(file, f"transformers refuses it{given}: {_one_line(exc)}") from exc
 
 
 def _class_for(checkpoint: Checkpoint, config: Any) -> type[PreTrainedModel]:
@@ -105,21 +121,36 @@ class _Builder:
     def build(self, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
         """Return the model with those weights, which are in this process's memory."""
         library: Any = self._class
-        try:
-            model, info = library.from_pretrained(
-                None,
-                config=self._config,
-                state_dict=dict(tensors),
-                output_loading_info=True,
-                **self._options,
-            )
-        except RuntimeError as exc:
-            raise ModelMismatch(self._path, _one_line(exc)) from exc
-        if missing := sorted(info["missing_keys"]):
-            shown = ", ".join(missing[:_SHOWN_NAMES]) + (", …" * (len(missing) > _SHOWN_NAMES))
-            raise ModelMismatch(self._path, f"lacks {len(missing)} of the weights: {shown}")
+        # It says which weights are of another shape where it is to ignore that.
+        options = {**self._options, "ignore_mismatched_sizes": True}
+        with _telling(self._path / CONFIG_NAME, self._options):
+            try:
+                model, info = library.from_pretrained(
+                    None,
+                    config=self._config,
+                    state_dict=dict(tensors),
+                    output_loading_info=True,
+                    **options,
+                )
+            except RuntimeError as exc:
+                raise ModelMismatch(self._path, _one_line(exc)) from exc
+        self._check(info)
         built: PreTrainedModel = model
         return built
+
+    def _check(self, info: Mapping[str, Any]) -> None:
+        if missing := sorted(info["missing_keys"]):
+            raise ModelMismatch(
+                self._path, f"lacks {len(missing)} of the weights: {_some(missing)}"
+            )
+        odd = [
+            f"{name} is {list(stored)}, not {list(wanted)}"
+            for name, stored, wanted in sorted(info["mismatched_keys"])
+        ]
+        if odd and not self._options.get("ignore_mismatched_sizes"):
+            raise ModelMismatch(
+                self._path, f"{len(odd)} weights are of another shape: {_some(odd)}"
+            )
 
     def build_on(self, device: str, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
         """Return the model with weights that are on a device.
@@ -167,5 +198,10 @@ def _moved(model: PreTrainedModel, device: str) -> PreTrainedModel:
     return model.to(device)  # type: ignore[no-any-return,arg-type]  # untyped there
 
 
+def _some(shown: Sequence[str]) -> str:
+    return ", ".join(shown[:_SHOWN_NAMES]) + (", …" * (len(shown) > _SHOWN_NAMES))
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return what an error is, with what it says of itself."""
+    return ": ".join([type(error).__name__, " ".join(str(error).split())[:300]]).removesuffix(": ")

@@ -20,8 +20,9 @@ def load_file(
 
     Names, dtypes and shapes are the same, and an int is a CUDA device as there. What
     differs is how the bytes come: at the bandwidth of the disk, into memory of their own.
-    F6, which PyTorch has no type for, becomes bytes here and an error there. A file that
-    is missing is a FileNotFoundError in both; one that breaks a rule of the format, a
+    F6, which PyTorch has no type for, and F4 with an odd last dimension become bytes here
+    and an error there. Metadata must be an object of text; there it may be null too. A file
+    that is missing is a FileNotFoundError in both; one that breaks a rule of the format, a
     `SafetensorError` there, is a CorruptCheckpoint here.
 
     Raises:

@@ -174,5 +174,6 @@ def _check_entry(name: str, entry: TensorEntry, files: Sequence[FileLayout]) -> 
     )
     if not is_inside:
         raise LayoutMismatch(f"tensor {name!r} does not lie in its file")
-    if math.prod(entry.shape) * ITEM_BITS.get(entry.dtype, 0) != entry.size_bytes * 8:
+    n_bits = math.prod(entry.shape) * ITEM_BITS.get(entry.dtype, 0)
+    if n_bits != entry.size_bytes * 8 or min(entry.shape, default=0) < 0:
         raise LayoutMismatch(f"tensor {name!r} does not have the bytes that its items need")

@@ -17,6 +17,7 @@ from pilotlight.native_loader import (
     Loader,
     ReadFailed,
 )
+from pilotlight.native_loader.disks.disk_settings import DiskSettings, KnownDisks, probe_disk
 from pilotlight.native_loader.packing.pack import pack
 
 pytestmark = pytest.mark.integration
@@ -166,6 +167,21 @@ def test_a_file_system_that_says_a_file_is_shorter_now(
     with pytest.raises(FileChanged, match="bytes long and is now"):
         load.result(DEADLINE_SECONDS)
     pool.release(chunks)
+
+
+@pytest.mark.parametrize(
+    "faults", [Faults(error_at=0), Faults(refuses_direct=True), Faults(open_error=errno.EACCES)]
+)
+def test_a_disk_that_fails_its_probe_is_read_as_usual(
+    faulty: FaultyFiles, failing: Checkpoint, faults: Faults
+) -> None:
+    (file,) = failing.files
+    disks = KnownDisks(probe=probe_disk)
+    faulty.set(NAME, faults)
+
+    assert disks.measure(file) is None
+
+    assert disks.settings_for(file) == DiskSettings()
 
 
 @pytest.mark.parametrize("error_at", [0, 30])

@@ -53,10 +53,11 @@ def chart(title: str, subtitle: str, bars: Sequence[Bar], *, limit: float | None
     longest = max([bar.value for bar in bars] + ([limit] if limit is not None else [0.0]))
     scale = (_WIDTH - _LABELS - _MARGIN) / longest if longest > 0 else 0.0
     height = _TOP + _ROW * len(bars) + _BOTTOM
-    size = f'width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title"'
+    size = f'width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title desc"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {size}>',
         f'  <title id="title">{escape(title)}</title>',
+        f'  <desc id="desc">{escape(_in_words(subtitle, bars))}</desc>',
         f"  <style>{_STYLE}  </style>",
         f'  <rect class="page" width="{_WIDTH}" height="{height}"/>',
         f'  <text class="title" x="12" y="22">{escape(title)}</text>',
@@ -69,6 +70,10 @@ def chart(title: str, subtitle: str, bars: Sequence[Bar], *, limit: float | None
             f'  <line class="limit" x1="{x}" y1="{_TOP - 6}" x2="{x}" y2="{height - _BOTTOM}"/>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _in_words(subtitle: str, bars: Sequence[Bar]) -> str:
+    return f"{subtitle}. " + "; ".join(f"{bar.label}: {bar.shown}" for bar in bars)
 
 
 def _bar(bar: Bar, top: int, scale: float) -> str:

@@ -123,11 +123,11 @@ def measure(loading: Loading, groups: Sequence[Group]) -> dict[str, Any]:
 
 def flat(tensor: Any) -> Bytes:
     """Return a tensor's bytes as a flat array, without a copy if they are the CPU's."""
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    import torch
+    data: Bytes = tensor
+    if not isinstance(tensor, np.ndarray):
+        import torch
 
-    data: Bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return data
 
 

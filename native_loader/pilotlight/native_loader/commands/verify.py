@@ -19,7 +19,8 @@ from pilotlight.native_loader.commands.reporting import (
 def verify(path: Path) -> None:
     """Read all of the checkpoint PATH and compare it with its checksums.
 
-    A packed checkpoint says them itself, and its content id too. Of any other one
+    A packed checkpoint says them itself, its content id too, and what its tensors
+    are: all of that is compared. Of any other one
     they are learned the first time and kept in $PILOTLIGHT_HOME/checksums for as
     long as its files stay as they are. A difference names file and chunk; the exit
     code is 1.

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ import msgspec
 
 from pilotlight.native_loader import _native
 from pilotlight.native_loader.disks.filesystems import fsid_of, mount_source
+from pilotlight.native_loader.errors import CorruptCheckpoint
+from pilotlight.native_loader.formats.confinement import Roots
 from pilotlight.native_loader.formats.parts import CheckpointFile
+from pilotlight.native_loader.formats.whole_files import read_whole
 
 PROBED_FILE_BYTES = 256 << 20
 """A smaller file is read before a probe would have paid."""
@@ -26,6 +30,7 @@ PROBED_FILE_BYTES = 256 << 20
 PROBE_SECONDS = 0.2
 
 _VERSION = 1
+_MAX_BYTES = 64 << 10
 _Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
 _BlockBytes = Annotated[int, msgspec.Meta(ge=4096, le=64 << 20, multiple_of=4096)]
 
@@ -98,7 +103,8 @@ class KnownDisks:
         self._probe = probe_disk if probe is None else probe
         self._clock = clock
         self._lock = Lock()
-        self._probing = Lock()
+        self._probing: defaultdict[int, Lock] = defaultdict(Lock)
+        """One for each device: a disk that does not answer holds up nobody else."""
         self._known: dict[_Key, _Entry] = {}
 
     def settings_for(self, file: CheckpointFile) -> DiskSettings:
@@ -109,7 +115,7 @@ class KnownDisks:
         """
         entry = self._find(file)
         if entry is None and file.size_bytes >= PROBED_FILE_BYTES:
-            with self._probing:
+            with self._probing_of(file):
                 entry = self._find(file) or self._measure(file)
         return DiskSettings() if entry is None else entry.settings
 
@@ -120,7 +126,7 @@ class KnownDisks:
 
     def measure(self, file: CheckpointFile) -> MeasuredDisk | None:
         """Probe the disk that a file lies on, known or not; None where the file can't tell."""
-        with self._probing:
+        with self._probing_of(file):
             entry = self._measure(file)
         if entry is None:
             return None
@@ -153,6 +159,10 @@ class KnownDisks:
         entry = self._find(files[0])
         if entry is not None and bytes_per_second > entry.bytes_per_second:
             self._keep(msgspec.structs.replace(entry, bytes_per_second=bytes_per_second))
+
+    def _probing_of(self, file: CheckpointFile) -> Lock:
+        with self._lock:
+            return self._probing[file.device]
 
     def _measure(self, file: CheckpointFile) -> _Entry | None:
         measured = self._probe(file)
@@ -196,9 +206,12 @@ class KnownDisks:
         if self._directory is None:
             return None
         try:
-            data = self._place(self._directory, device).read_bytes()
-            return msgspec.json.decode(data, type=_Entry)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            place = self._place(self._directory, device)
+            raw = read_whole(place, most_bytes=_MAX_BYTES, roots=Roots([]))
+            return msgspec.json.decode(raw, type=_Entry)
+        except (OSError, CorruptCheckpoint):
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     @staticmethod

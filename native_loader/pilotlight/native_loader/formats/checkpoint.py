@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -132,6 +132,10 @@ class Checkpoint:
             raise ValueError(f"{self.path} has {self.n_partitions} partitions, and no {number}")
         return _partition(self, number) if self.sliced else self
 
+    def model_config(self) -> Mapping[str, Any]:
+        """Read config.json; nothing where it is absent, or no JSON object."""
+        return read_model_config(self.path) if CONFIG_NAME in self.execution_files else {}
+
     def compute_content_id(self, progress: ProgressCallback | None = None) -> str:
         """Read everything and return what the checkpoint is, the same for every layout.
 
@@ -150,6 +154,7 @@ class Checkpoint:
         Raises:
             ChecksumMismatch: with file and chunk.
             ContentMismatch: all chunks are right and the content id is not.
+            CorruptCheckpoint: the manifest says anything else of a tensor that is not so.
             ReadFailed, FileChanged: as they say.
         """
         return verify(self, ledger, progress)

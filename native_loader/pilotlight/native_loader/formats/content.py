@@ -84,13 +84,18 @@ def compute_content_id(stored: Stored, progress: ProgressCallback | None = None)
         ReadFailed, FileChanged: as they say.
     """
     if stored.sliced:
-        return _content_id_of_slices(stored, progress)
+        return content_id_of(stored.sliced, digests_of_slices(stored, progress))
     digests = TensorDigests(stored)
     scan(stored.files, digests.visit, progress)
     return digests.content_id()
 
 
-def _content_id_of_slices(stored: Stored, progress: ProgressCallback | None) -> str:
+def digests_of_slices(stored: Stored, progress: ProgressCallback | None = None) -> dict[str, str]:
+    """Read every tensor that is stored in slices and return its SHA-256.
+
+    Raises:
+        ReadFailed, FileChanged: as they say.
+    """
     sha256: dict[str, str] = {}
     total_bytes = sum(entry.size_bytes for entry in stored.tensors.values())
     done_bytes = 0
@@ -104,4 +109,4 @@ def _content_id_of_slices(stored: Stored, progress: ProgressCallback | None) -> 
             done_bytes += sum(stored_slice.entry.size_bytes for stored_slice in tensor.slices)
             if progress is not None:
                 progress(done_bytes, total_bytes)
-    return content_id_of(stored.sliced, sha256)
+    return sha256

@@ -12,7 +12,13 @@ from typing import Annotated
 
 import msgspec
 
+from pilotlight.native_loader.errors import CorruptCheckpoint
+from pilotlight.native_loader.formats.confinement import Roots
 from pilotlight.native_loader.formats.parts import CHUNK_BYTES, CheckpointFile, n_chunks_of
+from pilotlight.native_loader.formats.whole_files import read_whole
+
+_MAX_BYTES = 16 << 20
+"""The checksums of a file of 20 TB take less."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +103,11 @@ class ChecksumLedger:
 
     def _read(self, file: CheckpointFile) -> _Entry | None:
         try:
-            return msgspec.json.decode(self._place(file).read_bytes(), type=_Entry)
+            raw = read_whole(self._place(file), most_bytes=_MAX_BYTES, roots=Roots([]))
+            return msgspec.json.decode(raw, type=_Entry)
         except OSError:
             return None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (CorruptCheckpoint, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.forget(file)
             return None
 

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 from pilotlight.native_loader._native import crc32c
 from pilotlight.native_loader.errors import ChecksumMismatch, ContentMismatch
-from pilotlight.native_loader.formats.content import TensorDigests, compute_content_id
+from pilotlight.native_loader.formats.content import (
+    TensorDigests,
+    content_id_of,
+    digests_of_slices,
+)
 from pilotlight.native_loader.formats.ledger import ChecksumLedger
+from pilotlight.native_loader.formats.manifest_claims import check_claims
 from pilotlight.native_loader.formats.parts import CHUNK_BYTES, CheckpointFile, n_chunks_of
 from pilotlight.native_loader.formats.scanning import ProgressCallback, scan
 from pilotlight.native_loader.formats.stored import Stored
@@ -85,12 +90,14 @@ def verify(
             digests.visit(file, offset, piece)
 
     scan(stored.files, visit, progress, from_disk=True)
-    content_id = digests.content_id() if is_hashed else ""
-    if stored.content_id and stored.sliced:
-        # Wholes lie across all files, which are read once more.
-        content_id = compute_content_id(stored)
-    if content_id != stored.content_id:
-        raise ContentMismatch(stored.path, stored.content_id, content_id)
+    content_id = ""
+    if stored.content_id:
+        # Wholes that are sliced lie across all files, which are read once more.
+        sha256 = digests_of_slices(stored) if stored.sliced else digests.sha256
+        content_id = content_id_of(stored.sliced or stored.tensors, sha256)
+        if content_id != stored.content_id:
+            raise ContentMismatch(stored.path, stored.content_id, content_id)
+        check_claims(stored, sha256)
     n_learned = _learn(stored, expected, checksums, ledger)
     n_chunks = sum(len(sums) for sums in checksums.crc32c)
     return Verification(

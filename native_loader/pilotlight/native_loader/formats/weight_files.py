@@ -47,6 +47,8 @@ def find_weight_files(path: Path, roots: Roots) -> WeightFiles:
     """
     if path.is_file():
         return WeightFiles(directory=path.parent, names=(_single_file(path),))
+    if path.exists() and not path.is_dir():
+        raise NotACheckpoint(path, "is no directory and no regular file")
     names = sorted(os.listdir(path))
     if SINGLE_NAME in names:
         return WeightFiles(directory=path, names=(SINGLE_NAME,))

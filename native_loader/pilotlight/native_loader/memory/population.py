@@ -45,7 +45,8 @@ class Population:
     """A thread that gives memory to a pool's chunks, lowest first, while no load does so.
 
     It ends when all chunks have memory, when memory becomes scarce or is refused, or
-    when it is told to; `refusal` says whether it was for want of memory. Thread-safe.
+    when it is told to; `refusal` says whether it was for want of memory. Where no thread
+    can be had it never begins, and loads give memory to what they need. Thread-safe.
     """
 
     def __init__(self, pool: PopulatedPool, available_bytes: Callable[[], int | None]) -> None:
@@ -56,8 +57,11 @@ class Population:
         self._thread = threading.Thread(target=self._run, name="pool population")
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, if there can be a thread."""
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            self._refusal = f"no thread could be had: {exc}"
 
     @property
     def running(self) -> bool:
@@ -66,7 +70,7 @@ class Population:
 
     @property
     def refusal(self) -> str:
-        """Return what memory was wanting, "" if none was so far."""
+        """Return what was wanting, memory or a thread, "" if nothing was so far."""
         return self._refusal
 
     def stop_soon(self) -> None:
@@ -80,7 +84,8 @@ class Population:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         capacity_bytes = self._pool.n_chunks * self._pool.chunk_bytes

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pilotlight.native_loader._native import ChunkView, DeviceMemory
 
 
+_MOST_DIMENSIONS = 64
+"""Of an array of NumPy; tensors may have more."""
+
+
 class _Items(NamedTuple):
     """How items of one kind are made into tensors."""
 
@@ -43,7 +47,7 @@ def tensors_over(
     buffers = cast("Sequence[Any]", views)
     tensors: dict[str, torch.Tensor] = {}
     for name, entry in entries.items():
-        items = _items(entry.dtype)
+        items = _items(entry.dtype) if len(entry.shape) <= _MOST_DIMENSIONS else None
         buffer, offset = buffers[entry.file], entry.offset
         if items is None or offset % items.bytes or not entry.size_bytes:
             tensors[name] = _unusual_tensor(buffer, offset, entry)

@@ -43,6 +43,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
 
 
+class Unreadable(Exception):
+    """What a file breaks that must hold of weights."""
+
+
 class Garbled(Exception):
     """The other side has died, or speaks another language."""
 

@@ -1,8 +1,9 @@
 """The process that opens pickles: only weights, within limits, far from everything else.
 
 PyTorch builds nothing but tensors and plain containers out of a pickle that is
-opened with `weights_only`. Should a file get around that, it finds a process that can
-write to no file and has little memory, and whose answers are checked.
+opened with `weights_only`. Should a file get around that, it finds a process that
+can make no file grow and has little memory, and whose answers are checked. It has the
+rights of its user all the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 import torch
 
 from pilotlight.native_loader.formats.dtypes import dtype_of
+from pilotlight.native_loader.formats.unicode_text import is_unicode
 from pilotlight.native_loader.packing.pickle_messages import (
     BYTES,
     END,
@@ -30,9 +32,11 @@ from pilotlight.native_loader.packing.pickle_messages import (
     Garbled,
     PickledTensor,
     PickledTensors,
+    Unreadable,
     receive,
     send,
 )
+from pilotlight.native_loader.packing.zip_records import ZipRecords
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Under which names training code keeps a model's state dict among other things."""
@@ -41,10 +45,6 @@ _PIECE_BYTES = 4 << 20
 _SPARE_MEMORY_BYTES = 2 << 30
 _SPARE_SECONDS = 60
 _SLOWEST_BYTES_PER_SECOND = 20_000_000
-
-
-class _Unreadable(Exception):
-    """What a file breaks that must hold of weights."""
 
 
 def serve(requests: BinaryIO, answers: BinaryIO, limit: Callable[[Sequence[str]], None]) -> None:
@@ -59,14 +59,26 @@ def serve(requests: BinaryIO, answers: BinaryIO, limit: Callable[[Sequence[str]]
             if kind == LIST:
                 files = _Files(msgspec.json.decode(payload, type=list[str]))
                 limit(files.paths)
-                send(answers, TENSORS, msgspec.json.encode(files.describe()))
+                send(answers, TENSORS, _listing(files))
             else:
                 for piece in _pieces(files.tensor(payload.decode())):
                     send(answers, BYTES, piece)
                 send(answers, END)
-        except _Unreadable as exc:
+        except Unreadable as exc:
             failure = Failure(file=files.current, rule=str(exc))
             send(answers, FAILED, msgspec.json.encode(failure))
+
+
+def _listing(files: _Files) -> bytes:
+    try:
+        return msgspec.json.encode(files.describe())
+    except Unreadable:
+        raise
+    except MemoryError as exc:
+        raise Unreadable("needs more memory than a file of its size may") from exc
+    except Exception as exc:
+        # Whatever a tensor that only looks like one makes PyTorch raise.
+        raise Unreadable(f"is no file of plain weights: {_one_line(exc)}") from exc
 
 
 class _Files:
@@ -77,16 +89,18 @@ class _Files:
         self.current = 0
         self._places: dict[str, int] = {}
         self._mapped: dict[int, dict[str, torch.Tensor]] = {}
+        self._records: dict[int, ZipRecords] = {}
         self._held: tuple[int, dict[str, torch.Tensor]] | None = None
 
     def describe(self) -> PickledTensors:
         described: dict[str, PickledTensor] = {}
         views: dict[object, int] = {}
         for number in range(len(self.paths)):
-            for name, tensor in self._state(number).items():
+            state = self._state(number)
+            for name, tensor in state.items():
                 if name in described:
                     other = Path(self.paths[described[name].file]).name
-                    raise _Unreadable(f"holds tensor {name!r}, which {other} holds too")
+                    raise Unreadable(f"holds tensor {name!r}, which {other} holds too")
                 dtype, shape = _description(name, tensor)
                 described[name] = PickledTensor(
                     file=number,
@@ -95,13 +109,18 @@ class _Files:
                     view=views.setdefault(_view_key(number, name, tensor), len(views)),
                 )
                 self._places[name] = number
+            if number in self._records:
+                self._records[number].check_extents(state.values())
         return PickledTensors(tensors=described)
 
     def tensor(self, name: str) -> torch.Tensor:
         number = self._places.get(name)
         if number is None:
-            raise _Unreadable(f"holds no tensor {name!r}")
-        return self._state(number)[name]
+            raise Unreadable(f"holds no tensor {name!r}")
+        tensor = self._state(number)[name]
+        if number in self._records:
+            self._records[number].check_bytes(tensor)
+        return tensor
 
     def _state(self, number: int) -> dict[str, torch.Tensor]:
         self.current = number
@@ -116,6 +135,7 @@ class _Files:
         state = _state_dict(_load(path, is_mapped=is_mapped))
         if is_mapped:
             self._mapped[number] = state
+            self._records[number] = ZipRecords(path)
         else:
             self._held = (number, state)
         return state
@@ -125,10 +145,10 @@ def _load(path: str, *, is_mapped: bool) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except MemoryError as exc:
-        raise _Unreadable("needs more memory than a file of its size may") from exc
+        raise Unreadable("needs more memory than a file of its size may") from exc
     except Exception as exc:
         # Whatever a broken or hostile file makes the unpickler raise.
-        raise _Unreadable(f"is no file of plain weights: {_one_line(exc)}") from exc
+        raise Unreadable(f"is no file of plain weights: {_one_line(exc)}") from exc
 
 
 def _one_line(error: Exception) -> str:
@@ -141,13 +161,13 @@ def _one_line(error: Exception) -> str:
 def _state_dict(loaded: object) -> dict[str, torch.Tensor]:
     """Return the state dict that a file holds, alone or among other things."""
     if not isinstance(loaded, Mapping):
-        raise _Unreadable(f"holds a {type(loaded).__name__}, and no state dict")
+        raise Unreadable(f"holds a {type(loaded).__name__}, and no state dict")
     outer = cast("Mapping[object, object]", loaded)
     found = [name for name in _WRAPPERS if isinstance(outer.get(name), Mapping)]
     if not found or any(isinstance(value, torch.Tensor) for value in outer.values()):
         return _only_tensors(outer, "")
     if len(found) > 1:
-        raise _Unreadable(f"holds several state dicts: {', '.join(map(repr, found))}")
+        raise Unreadable(f"holds several state dicts: {', '.join(map(repr, found))}")
     return _only_tensors(cast("Mapping[object, object]", outer[found[0]]), f"{found[0]}.")
 
 
@@ -155,20 +175,24 @@ def _only_tensors(values: Mapping[object, object], prefix: str) -> dict[str, tor
     state: dict[str, torch.Tensor] = {}
     for name, value in values.items():
         if not isinstance(name, str):
-            raise _Unreadable(f"holds something under {name!r:.80}, which is no name")
+            raise Unreadable(f"holds something under {name!r:.80}, which is no name")
+        if not is_unicode(name):
+            raise Unreadable(f"holds a tensor of the name {name!r:.120}, which can't be stored")
         if not isinstance(value, torch.Tensor):
             shown = f"{prefix}{name}"
-            raise _Unreadable(f"holds {shown!r:.120}, a {type(value).__name__} and no tensor")
+            raise Unreadable(f"holds {shown!r:.120}, a {type(value).__name__} and no tensor")
         state[name] = value.detach()
     return state
 
 
 def _description(name: str, tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
     is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    is_plain = is_plain and not tensor.is_nested
     described = dtype_of(tensor.dtype, tensor.shape) if is_plain else None
     if described is None:
-        kind = f"{tensor.dtype} tensor on {tensor.device.type} with layout {tensor.layout}"
-        raise _Unreadable(f"holds {name!r:.120}, a {kind}, which safetensors can't store")
+        layout = "nested" if tensor.is_nested else tensor.layout
+        kind = f"{tensor.dtype} tensor on {tensor.device.type} with layout {layout}"
+        raise Unreadable(f"holds {name!r:.120}, a {kind}, which safetensors can't store")
     return described
 
 

@@ -14,7 +14,12 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from pilotlight.native_loader.errors import CorruptCheckpoint, FileChanged, NotACheckpoint
+from pilotlight.native_loader.errors import (
+    CorruptCheckpoint,
+    FileChanged,
+    MemoryRefused,
+    NotACheckpoint,
+)
 from pilotlight.native_loader.formats.confinement import Roots
 from pilotlight.native_loader.formats.dtypes import ITEM_BITS
 from pilotlight.native_loader.formats.execution_files import find_execution_files
@@ -57,6 +62,7 @@ class PickleSource:
         Raises:
             NotACheckpoint: there are none, or PyTorch is not there to read them.
             CorruptCheckpoint: they are broken, or hold something else than tensors.
+            MemoryRefused: there can be no process that reads them.
         """
         found = find_pickle_files(path)
         self.path = found.directory
@@ -103,16 +109,8 @@ class PickleSource:
 
 @contextmanager
 def _reading(paths: Sequence[Path]) -> Generator[_Reader]:
-    """Start the process that reads them; it ends with the block, or with this process."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pilotlight.native_loader.packing.pickle_reader"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        pipesize=_PIPE_BYTES,
-        env=_environ(),
-    )
-    with process:
+    """Have a process read them; it ends with the block, or with this process."""
+    with _started() as process:
         try:
             reader = _Reader(process, paths)
             reader.list()
@@ -121,6 +119,20 @@ def _reading(paths: Sequence[Path]) -> Generator[_Reader]:
             process.kill()
             with suppress(BrokenPipeError):
                 cast("BinaryIO", process.stdin).close()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "pilotlight.native_loader.packing.pickle_reader"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pipesize=_PIPE_BYTES,
+            env=_environ(),
+        )
+    except OSError as exc:
+        raise MemoryRefused("the process that reads pickles", exc.errno or 0) from exc
 
 
 def _environ() -> dict[str, str]:

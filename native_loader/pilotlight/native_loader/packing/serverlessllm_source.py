@@ -6,6 +6,7 @@ each tensor, the place of its *storage*, its size, and the tensor's shape and st
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 INDEX_NAME = "tensor_index.json"
 _DATA_NAME = "tensor.data_"
 _MAX_INDEX_BYTES = 100_000_000
+_BLOCK_BYTES = 8 * PIECE_BYTES
+"""Put in order at once: the larger, the less often a storage is read."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
@@ -66,6 +69,21 @@ class _Stored:
                 return False
             expected *= size
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dim:
+    size: int
+    stride: int
+    """In items."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a storage begins, and how large its items are."""
+
+    offset: int
+    item_bytes: int
 
 
 class ServerlessLLMSource:
@@ -129,20 +147,61 @@ class _Stream:
                 yield from file.pieces(max(offset - start, 0), min(stop, end) - max(start, offset))
 
     def _in_order(self, stored: _Stored) -> Iterator[memoryview]:
-        """Yield a tensor that lies in another order than its indexes', from memory."""
+        """Yield a tensor that lies in another order than its indexes'."""
+        dims = [
+            _Dim(size=size, stride=stride)
+            for size, stride in zip(stored.shape, stored.stride, strict=True)
+            if size != 1
+        ]
+        if all(dim.size for dim in dims):
+            place = _Place(offset=stored.offset, item_bytes=ITEM_BITS[stored.dtype] // 8)
+            yield from self._in_rows(place, dims, 0)
+
+    def _in_rows(self, place: _Place, dims: Sequence[_Dim], first: int) -> Iterator[memoryview]:
+        """Yield rows of an array whose first item is that number of its storage."""
+        row_bytes = place.item_bytes * math.prod(dim.size for dim in dims[1:])
+        if not dims or row_bytes <= _BLOCK_BYTES:
+            yield from self._in_blocks(place, dims or [_Dim(size=1, stride=1)], row_bytes, first)
+            return
+        for row in range(dims[0].size):
+            yield from self._in_rows(place, dims[1:], first + row * dims[0].stride)
+
+    def _in_blocks(
+        self, place: _Place, dims: Sequence[_Dim], row_bytes: int, first: int
+    ) -> Iterator[memoryview]:
         import numpy as np
 
-        raw = bytearray()
-        for piece in self._range(stored.offset, stored.size_bytes):
-            raw += piece
-        item_bytes = ITEM_BITS[stored.dtype] // 8
-        items: NDArray[np.void] = np.frombuffer(raw, np.dtype(f"V{item_bytes}"))
-        tensor = np.lib.stride_tricks.as_strided(
-            items, stored.shape, [step * item_bytes for step in stored.stride], writeable=False
-        )
-        flat = tensor.reshape(-1).view(np.uint8)
-        for begin in range(0, flat.size, PIECE_BYTES):
-            yield flat[begin : begin + PIECE_BYTES].data
+        per_block = _BLOCK_BYTES // row_bytes
+        for row in range(0, dims[0].size, per_block):
+            n_rows = min(per_block, dims[0].size - row)
+            shape = [n_rows, *(dim.size for dim in dims[1:])]
+            block = np.empty(shape, np.dtype(f"V{place.item_bytes}"))
+            self._fill(block, place, [dim.stride for dim in dims], first + row * dims[0].stride)
+            flat: NDArray[np.uint8] = block.reshape(-1).view(np.uint8)
+            for begin in range(0, flat.size, PIECE_BYTES):
+                yield flat[begin : begin + PIECE_BYTES].data
+
+    def _fill(
+        self, block: NDArray[np.void], place: _Place, strides: Sequence[int], first: int
+    ) -> None:
+        """Read an array's items, by halves where they lie too far apart to be read at once."""
+        import numpy as np
+
+        reaches = [(size - 1) * stride for size, stride in zip(block.shape, strides, strict=True)]
+        span_bytes = (sum(reaches) + 1) * place.item_bytes
+        if span_bytes <= PIECE_BYTES:
+            raw = bytearray()
+            for piece in self._range(place.offset + first * place.item_bytes, span_bytes):
+                raw += piece
+            items: NDArray[np.void] = np.frombuffer(raw, block.dtype)
+            steps = [stride * place.item_bytes for stride in strides]
+            block[...] = np.lib.stride_tricks.as_strided(items, block.shape, steps, writeable=False)
+            return
+        dim = reaches.index(max(reaches))
+        half = block.shape[dim] // 2
+        low, high = np.split(block, [half], axis=dim)
+        self._fill(low, place, strides, first)
+        self._fill(high, place, strides, first + half * strides[dim])
 
 
 def is_serverlessllm(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -104,6 +104,10 @@ class Placeable(Protocol):
         """All of it, those of a file after each other."""
         ...
 
+    def model_config(self) -> Mapping[str, Any]:
+        """Return what config.json says of the model; nothing where it is absent."""
+        ...
+
 
 def one_device(checkpoint: Placeable, device: str | int = 0) -> Placement:
     """Place all of a checkpoint on one device."""
@@ -119,11 +123,14 @@ def tensor_parallel(
 ) -> Placement:
     """Place a slice of every matrix on each of `degree` devices.
 
+    Without `rules` they are those that `pack` goes by: the usual ones, for as many
+    heads as config.json says.
+
     Raises:
         SliceRefused: a tensor can't be cut into so many equal slices.
         ValueError: `degree` is not positive, or not the number of devices.
     """
-    chosen = rules or SliceRules()
+    chosen = rules or SliceRules.of_config(checkpoint.model_config())
     names = _devices(degree, devices)
 
     def cut(name: str, shape: Sequence[int], index: int) -> Slice | None:

@@ -111,3 +111,16 @@ def test_names_that_are_no_utf8_are_fine(tmp_path: Path, file: CheckpointFile) -
     ChecksumLedger(tmp_path).learn(odd, [1])
 
     assert ChecksumLedger(tmp_path).find(odd) == (1,)
+
+
+def test_what_is_no_entry_at_all_counts_as_not_there(tmp_path: Path, file: CheckpointFile) -> None:
+    ChecksumLedger(tmp_path).learn(file, [1])
+    [entry] = tmp_path.glob("*.json")
+    entry.unlink()
+    os.mkfifo(entry)
+
+    assert ChecksumLedger(tmp_path).find(file) is None
+    ChecksumLedger(tmp_path).learn(file, [2])
+    assert ChecksumLedger(tmp_path).find(file) == (2,)
+    os.truncate(entry, 1 << 40)
+    assert ChecksumLedger(tmp_path).find(file) is None

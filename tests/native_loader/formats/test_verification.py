@@ -12,10 +12,12 @@ from pilotlight.native_loader import (
     ChecksumLedger,
     ChecksumMismatch,
     ContentMismatch,
+    CorruptCheckpoint,
     FileChanged,
     ReadFailed,
 )
 from pilotlight.native_loader.packing.pack import pack
+from pilotlight.native_loader.packing.pack_plans import PackPlan
 
 Flip = Callable[[Path, int], None]
 
@@ -65,6 +67,51 @@ def test_finds_a_content_id_that_is_not_that_of_the_bytes(tmp_path: Path, direct
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"content_id": "0" * 64}))
 
     with pytest.raises(ContentMismatch, match="its manifest says 0000"):
+        Checkpoint.open(tmp_path / "packed").verify()
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("sha256", "0" * 64, "has another sha256 of tensor 'model.layers.2.w' than its file"),
+        ("dtype", "BF16", "has another dtype of tensor"),
+        ("shape", [2, 128], "has another shape of tensor"),
+        ("parts", [{"partition": 0, "offset": 0, "size_bytes": 512}], "has another place of"),
+    ],
+)
+def test_finds_what_a_manifest_says_wrongly_of_a_tensor(
+    tmp_path: Path, directory: Path, degree: int, key: str, value: object, rule: str
+) -> None:
+    plan = PackPlan.parse(f"tensor-parallel={degree}") if degree > 1 else PackPlan()
+    pack(Checkpoint.open(directory), tmp_path / "packed", plan=plan)
+    manifest = tmp_path / "packed" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["tensors"]["model.layers.2.w"][key] = value
+    manifest.write_text(json.dumps(document))
+
+    # What is sliced is compared already when it is opened, all but the digests.
+    with pytest.raises(CorruptCheckpoint, match=rule if degree == 1 or key == "sha256" else ""):
+        Checkpoint.open(tmp_path / "packed").verify()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("aliases", {"a": "scalar"}, "has other aliases than the weight files"),
+        ("size_bytes", 5, "has other sizes than the weight files"),
+    ],
+)
+def test_finds_what_a_manifest_says_wrongly_of_files(
+    tmp_path: Path, directory: Path, key: str, value: object, rule: str
+) -> None:
+    pack(Checkpoint.open(directory), tmp_path / "packed")
+    manifest = tmp_path / "packed" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    (document if key in document else document["partitions"][0])[key] = value
+    manifest.write_text(json.dumps(document))
+
+    with pytest.raises(CorruptCheckpoint, match=rule):
         Checkpoint.open(tmp_path / "packed").verify()
 
 

@@ -388,3 +388,11 @@ def test_says_that_a_newer_release_packed_it(tmp_path: Path, directory: Path) ->
 
     with pytest.raises(UnsupportedVersion, match="version 3, and this release reads up to 2"):
         Checkpoint.open(directory)
+
+
+def test_a_path_to_no_regular_file_is_said_to_be_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+
+    for path in (tmp_path / "model.safetensors", Path("/dev/null")):
+        with pytest.raises(NotACheckpoint, match="is no directory and no regular file"):
+            Checkpoint.open(path)

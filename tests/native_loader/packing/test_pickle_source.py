@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from pilotlight.native_loader import (
     Checkpoint,
     CorruptCheckpoint,
     FileChanged,
+    MemoryRefused,
     NotACheckpoint,
     PickleRefused,
     load,
@@ -498,6 +500,111 @@ def test_a_file_that_is_replaced_meanwhile_is_an_error(tmp_path: Path, weights: 
         pack(source, tmp_path / "packed")
 
     assert not (tmp_path / "packed").exists()
+
+
+def rezipped(directory: Path, compression: int, **replaced: bytes) -> Path:
+    """Write a saved file's records anew, some of them with other bytes."""
+    file = directory / "pytorch_model.bin"
+    with zipfile.ZipFile(file) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, replaced.get(name.rsplit("/", 1)[1], data))
+    return directory
+
+
+def test_a_file_that_was_zipped_anew_without_compression_is_packed(
+    tmp_path: Path, weights: Tensors
+) -> None:
+    directory = rezipped(saved(tmp_path / "source", weights), zipfile.ZIP_STORED)
+
+    packed = pack(open_source(directory), tmp_path / "packed")
+
+    assert_same(load(packed.path), weights)
+
+
+def test_compressed_records_are_refused(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "source", {"a": torch.arange(10.0)})
+    rezipped(directory, zipfile.ZIP_DEFLATED)
+
+    with pytest.raises(CorruptCheckpoint, match="record 'pytorch_model/data/0' compressed"):
+        open_source(directory)
+
+
+@pytest.mark.parametrize("record", ["0", "1"])
+@pytest.mark.parametrize("n_bytes", [8, 48])
+def test_a_record_of_another_length_than_the_pickle_says_is_refused(
+    tmp_path: Path, record: str, n_bytes: int
+) -> None:
+    state = {"a": torch.arange(10.0), "b": torch.arange(10.0) + 100}
+    directory = saved(tmp_path / "source", state)
+    rezipped(directory, zipfile.ZIP_STORED, **{record: bytes(n_bytes)})
+
+    with pytest.raises(
+        CorruptCheckpoint, match=f"data/{record}' of {n_bytes} bytes, where its pickle says 40"
+    ):
+        open_source(directory)
+
+
+def test_a_damaged_record_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    state = {"a": torch.arange(10.0), "b": torch.arange(10.0) + 100}
+    directory = saved(tmp_path / "source", state)
+    file = directory / "pytorch_model.bin"
+    data = bytearray(file.read_bytes())
+    data[data.find(state["b"].numpy().tobytes()) + 2] ^= 1
+    file.write_bytes(data)
+
+    with pytest.raises(CorruptCheckpoint, match="record 'pytorch_model/data/1', which is damaged"):
+        pack(open_source(directory), tmp_path / "packed")
+
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_file_that_was_saved_without_checksums_is_packed(
+    tmp_path: Path, weights: Tensors
+) -> None:
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        directory = saved(tmp_path / "source", weights)
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+
+    packed = pack(open_source(directory), tmp_path / "packed")
+
+    assert_same(load(packed.path), weights)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("state", "rule"),
+    [
+        ({"a\udc80": torch.ones(1)}, r"of the name 'a\\udc80', which can't be stored"),
+        (
+            {"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])},
+            "holds 'a', a torch.float32 tensor on cpu with layout nested",
+        ),
+    ],
+    ids=["surrogate", "nested"],
+)
+def test_the_reason_is_told_of_what_can_be_no_tensor_here(
+    tmp_path: Path, state: Tensors, rule: str
+) -> None:
+    with pytest.raises(CorruptCheckpoint, match=rule):
+        open_source(saved(tmp_path / "source", state))
+
+
+def test_where_no_process_can_be_had_that_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(
+        "pilotlight.native_loader.packing.pickle_source.subprocess.Popen", refuse
+    )
+
+    with pytest.raises(MemoryRefused, match="the process that reads pickles: Resource temp"):
+        open_source(saved(tmp_path / "source", {"a": torch.ones(1)}))
 
 
 def test_a_zip_that_is_no_pytorch_file_is_an_error(tmp_path: Path) -> None:

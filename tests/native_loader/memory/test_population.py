@@ -4,7 +4,7 @@ import errno
 import gc
 import subprocess
 import sys
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -104,6 +104,21 @@ def test_stops_when_told_though_a_load_never_ends() -> None:
     assert population.refusal == ""
 
 
+def test_is_skipped_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    pool = ChunkPool(CHUNK_BYTES)
+
+    population = pool.populate_in_background()
+
+    assert not population.running
+    assert population.refusal == "no thread could be had: can't start new thread"
+    population.join()
+    pool.close()
+
+
 @pytest.mark.integration
 def test_a_pool_gets_its_memory_in_the_background() -> None:
     pool = ChunkPool(4 * CHUNK_BYTES)
@@ -142,7 +157,7 @@ def test_a_pool_that_nobody_has_any_more_is_not_populated_further() -> None:
 @pytest.mark.integration
 def test_a_process_exits_though_its_pool_is_being_populated() -> None:
     script = (
-        "from pilotlight.native_loader import population\n"
+        "from pilotlight.native_loader.memory import population\n"
         "class Endless:\n"
         "    n_chunks, chunk_bytes, populated_bytes = 1, 1, 0\n"
         "    def populate_ahead(self, length): return 0\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,80 @@ def test_strides_are_put_in_order(tmp_path: Path) -> None:
     packed = pack(open_source(save_dict(tmp_path / "source", state)), tmp_path / "packed")
 
     assert_same(load(packed.path), {name: each.contiguous() for name, each in state.items()})
+
+
+def written(directory: Path, entry: tuple[int, int, Sequence[int], Sequence[int]]) -> Path:
+    """Write one tensor of int32 over the items 0, 1, 2..., in two files."""
+    directory.mkdir()
+    data = torch.arange((entry[0] + entry[1]) // 4 + 1, dtype=torch.int32).numpy().tobytes()
+    (directory / "tensor.data_0").write_bytes(data[: len(data) // 3])
+    (directory / "tensor.data_1").write_bytes(data[len(data) // 3 :])
+    (directory / "tensor_index.json").write_text(json.dumps({"a": [*entry, "torch.int32"]}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("offset", "size_bytes", "shape", "stride"),
+    [
+        (8, 4, [5], [0]),
+        (4, 28, [3], [3]),
+        (0, 16, [1000, 4], [0, 1]),
+        (4, 44, [3, 2, 2], [4, 0, 2]),
+        (0, 32, [2, 4, 3], [4, 1, 0]),
+        (0, 0, [0, 4], [9, 9]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("piece_bytes", [8, 24, 4 << 20])
+def test_any_strides_are_put_in_order(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offset: int,
+    size_bytes: int,
+    shape: list[int],
+    stride: list[int],
+    piece_bytes: int,
+) -> None:
+    module = "pilotlight.native_loader.packing.serverlessllm_source"
+    monkeypatch.setattr(f"{module}.PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(f"{module}._BLOCK_BYTES", 2 * piece_bytes)
+    directory = written(tmp_path / "source", (offset, size_bytes, shape, stride))
+
+    packed = pack(open_source(directory), tmp_path / "packed")
+
+    items = torch.arange((offset + size_bytes) // 4 + 1, dtype=torch.int32)
+    expected = torch.as_strided(items, shape, stride, offset // 4)
+    assert_same(load(packed.path), {"a": expected.contiguous()})
+
+
+def test_more_dimensions_than_numpy_knows_are_put_in_order(tmp_path: Path) -> None:
+    ones = [1] * 69
+    source = open_source(written(tmp_path / "source", (0, 32, [*ones, 4, 2], [*ones, 1, 4])))
+
+    with source.opened() as stream:
+        found = b"".join(bytes(piece) for piece in stream.pieces("a"))
+
+    assert found == torch.arange(8, dtype=torch.int32).reshape(2, 4).T.contiguous().numpy().tobytes()
+
+
+def test_memory_does_not_grow_with_a_tensor_that_is_out_of_order(tmp_path: Path) -> None:
+    # 16 GiB, of which some are asked for.
+    entry = (0, 65536, [1 << 18, 1 << 14], [0, 1])
+    source = open_source(written(tmp_path / "source", entry))
+    n_bytes = 0
+
+    tracemalloc.start()
+    try:
+        with source.opened() as stream:
+            for piece in stream.pieces("a"):
+                n_bytes += len(piece)
+                if n_bytes >= 1 << 28:
+                    break
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 100 << 20
 
 
 def test_shared_storage_becomes_a_declared_alias(tmp_path: Path) -> None:

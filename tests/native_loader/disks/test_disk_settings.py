@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -282,3 +282,41 @@ def test_the_probe_measures_the_disk_of_a_large_file(file: CheckpointFile) -> No
     assert measured is not None
     assert measured.bytes_per_second > 0
     assert measured.settings.block_bytes % 4096 == 0
+
+
+def test_what_is_no_entry_at_all_counts_as_not_there(tmp_path: Path, file: CheckpointFile) -> None:
+    KnownDisks(tmp_path, probe=Probe()).settings_for(file)
+    [place] = tmp_path.glob("*.json")
+    place.unlink()
+    os.mkfifo(place)
+
+    assert KnownDisks(tmp_path).remembered(file) is None
+    assert KnownDisks(tmp_path, probe=Probe()).settings_for(file) == FAST.settings
+    assert KnownDisks(tmp_path).remembered(file) == FAST.settings
+    os.truncate(place, 1 << 40)
+    assert KnownDisks(tmp_path).remembered(file) is None
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_other(file: CheckpointFile) -> None:
+    other = replace(file, device=file.device + 1)
+    asked, answered = Event(), Event()
+
+    def probe(probed: CheckpointFile) -> MeasuredDisk | None:
+        if probed.device == file.device:
+            asked.set()
+            answered.wait(60)
+        return FAST
+
+    disks = KnownDisks(probe=probe)
+    waiting = Thread(target=disks.settings_for, args=(file,))
+    waiting.start()
+    asked.wait(60)
+    beside = Thread(target=disks.settings_for, args=(other,))
+    beside.start()
+    beside.join(10)
+    is_held_up = beside.is_alive()
+    answered.set()
+    waiting.join()
+    beside.join()
+
+    assert not is_held_up

@@ -3,8 +3,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pilotlight.native_loader import (
 from pilotlight.native_loader.formats.dtypes import ITEM_BITS
 from pilotlight.native_loader.formats.sliced import SlicedTensor
 from pilotlight.native_loader.packing.pack import pack
+from pilotlight.native_loader.packing.pack_plans import PackPlan
 from pilotlight.native_loader.placements.placement import (
     Placement,
     layer_ranges,
@@ -44,6 +46,10 @@ class Laid:
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     sliced: Mapping[str, SlicedTensor] = field(default_factory=dict[str, SlicedTensor])
     path: Path = Path("laid")
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def model_config(self) -> Mapping[str, Any]:
+        return self.config
 
 
 def lay(
@@ -482,3 +488,34 @@ def test_a_real_checkpoint_with_many_layers_is_placed_at_once(
     # 2 slices of a row-wise cut matrix never touch, those of the others may.
     assert len(placement.copies) <= 40 * 3 * 8
     assert sum(copy.size_bytes for copy in placement.copies) == 40 * 3 * 64 * 64
+
+
+def test_tensor_parallel_goes_by_the_heads_of_the_config(rng: random.Random) -> None:
+    laid = lay([{"model.layers.0.self_attn.k_proj.weight": random_tensor(rng, "F32", 16, 8)}])
+    config = {"num_attention_heads": 8, "num_key_value_heads": 1}
+
+    with pytest.raises(SliceRefused, match="1 key/value heads do not divide by 2"):
+        tensor_parallel(replace(laid, config=config), 2)
+
+
+def test_tensor_parallel_cuts_a_directory_as_pack_does(tmp_path: Path, rng: random.Random) -> None:
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    source = write_checkpoint(tmp_path / "phi", {name: random_tensor(rng, "F32", 32, 8)})
+    config = '{"model_type": "phi3", "num_attention_heads": 4, "num_key_value_heads": 2}'
+    (source / "config.json").write_text(config)
+    checkpoint = Checkpoint.open(source)
+
+    packed = pack(checkpoint, tmp_path / "packed", plan=PackPlan.parse("tensor-parallel=2"))
+
+    placement = tensor_parallel(checkpoint, 2)
+    contents = Laid(
+        tensors=checkpoint.tensors,
+        chunks=checkpoint.chunks,
+        files=[file.path.read_bytes() for file in checkpoint.files],
+    )
+    for number, memory in enumerate(carry_out(contents, placement)):
+        placed = placement.partitions[number].tensors[name]
+        entry = packed.partition(number).tensors[name]
+        stored = packed.partition(number).files[entry.file].path.read_bytes()
+        held = memory[placed.offset : placed.offset + placed.size_bytes]
+        assert held == stored[entry.offset : entry.offset + entry.size_bytes]
