@@ -126,7 +126,7 @@ class Maker {
             .spans = {}};
         const std::uint64_t most =
             copies.memory < plan_.memories.size() ? size_of(copies.memory) : 0;
-        for (std::size_t i = input_.below(3); i > 0; --i) {
+        for (std::size_t i = input_.one_in(32) ? 0 : 1 + input_.below(2); i > 0; --i) {
             copies.spans.push_back(some_span(chunk.length, most));
         }
         chunk.copies.push_back(std::move(copies));
@@ -239,8 +239,9 @@ bool makes_sense(const LoadPlan& plan, std::size_t chunk_bytes) {
                               (chunk.is_shared || chunk.target_offset == 0) &&
                               !(has_staging && (chunk.is_shared || chunk.is_resident));
         return is_right && std::ranges::all_of(chunk.copies, [](const ChunkCopies& copies) {
-                   return std::ranges::all_of(
-                       copies.spans, [](const CopySpan& span) { return makes_sense(span); });
+                   return !copies.spans.empty() &&
+                          std::ranges::all_of(
+                              copies.spans, [](const CopySpan& span) { return makes_sense(span); });
                });
     });
     return are_chunks_right && (!has_staging || plan.staging.size() >= disks.size()) &&

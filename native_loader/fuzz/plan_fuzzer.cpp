@@ -2,7 +2,6 @@
 // calls fail, chunks move and loads are cancelled. Whatever happens, every load ends, with the
 // right bytes or a typed error of its own, and every chunk comes back.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <set>
@@ -10,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "ended_loads.hpp"
 #include "held_chunks.hpp"
 #include "input.hpp"
 #include "odd_device.hpp"
@@ -26,6 +26,7 @@ using namespace pilotlight::native;
 namespace {
 
 using fuzz::require;
+using fuzz::Submitted;
 
 constexpr Seconds kDeadline{20};
 constexpr std::size_t kMostLoads = 12;
@@ -40,16 +41,6 @@ DiskSettings odd_settings(fuzz::Input& input) {
             .block_bytes = kDirectAlignment * (1 + input.below(3))};
 }
 
-struct Submitted {
-    std::shared_ptr<Load> load;
-    fuzz::OddPlan odd;
-    /// What the chunks that were resident held.
-    std::vector<std::vector<std::byte>> resident;
-    bool must_succeed = false;
-    bool is_cancelled = false;
-    bool is_announced = false;
-};
-
 class World {
   public:
     explicit World(fuzz::Input& input)
@@ -59,7 +50,8 @@ class World {
           chunks_(pool_),
           odd_device_(std::make_shared<fuzz::OddDevice>(input.byte(), input.byte() % 2 == 0)),
           device_(odd_device_) {
-        for (std::size_t i = 0; i < 1 + input.below(4); ++i) {
+        const std::size_t n_files = 1 + input.below(4);
+        for (std::size_t i = 0; i < n_files; ++i) {
             files_.emplace_back(input, i);
         }
         faults_.emplace(fuzz::odd_faults(input, 4));
@@ -210,15 +202,8 @@ class World {
         return fuzz::can_be_read(odd, files_) &&
                std::ranges::all_of(odd.plan.chunks, [&](const ChunkPlan& chunk) {
                    return chunk.is_resident || !chunk.expected_crc32c ||
-                          *chunk.expected_crc32c == crc32c(bytes_of(odd, chunk));
+                          *chunk.expected_crc32c == crc32c(fuzz::bytes_of(odd, chunk, files_));
                });
-    }
-
-    [[nodiscard]] std::span<const std::byte> bytes_of(const fuzz::OddPlan& odd,
-                                                      const ChunkPlan& chunk) const {
-        const fuzz::OddFile& file = files_[odd.files[chunk.file]];
-        return std::span(file.versions()[odd.versions[chunk.file]].bytes)
-            .subspan(chunk.offset, chunk.length);
     }
 
     [[nodiscard]] std::vector<std::vector<std::byte>> held_by_resident(const LoadPlan& plan) const {
@@ -228,15 +213,11 @@ class World {
             const bool is_still = chunk.target < chunks_.n_chunks() &&
                                   !chunks_.is_used(chunk.target, 0, pages(chunk_bytes_));
             if (chunk.is_resident && is_still) {
-                const auto place = placed(chunk);
+                const auto place = fuzz::placed(*pool_, chunk);
                 held[i].assign(place.begin(), place.end());
             }
         }
         return held;
-    }
-
-    [[nodiscard]] std::span<const std::byte> placed(const ChunkPlan& chunk) const {
-        return pool_->bytes(chunk.target).subspan(chunk.target_offset, chunk.length);
     }
 
     void use_chunks(const Submitted& fresh) {
@@ -314,7 +295,7 @@ class World {
 
     void check(const Submitted& ended) const {
         try {
-            check_success(ended, ended.load->outcome());
+            fuzz::check_success(ended, files_, chunks_, *pool_);
             return;
         } catch (const LoadCancelled&) {
             require(ended.is_cancelled || is_closed_, "only who asked for it is cancelled");
@@ -333,100 +314,6 @@ class World {
             return;
         }
         require(!ended.must_succeed || faults_->has_done_harm(), "what can be read is read");
-    }
-
-    void check_success(const Submitted& ended, const LoadOutcome& outcome) const {
-        const LoadPlan& plan = ended.odd.plan;
-        std::uint64_t bytes_read = 0;
-        for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
-            const ChunkPlan& chunk = plan.chunks[i];
-            if (!chunk.is_resident) {
-                bytes_read += chunk.length;
-                check_chunk(ended, chunk, outcome.crc32c[i]);
-            }
-        }
-        const Progress progress = ended.load->progress();
-        require(outcome.crc32c.size() == plan.chunks.size() && outcome.bytes_read == bytes_read &&
-                    progress.done_bytes == bytes_read && progress.total_bytes == bytes_read &&
-                    progress.copied_bytes == progress.total_copied_bytes,
-                "a load that succeeded has read and copied all");
-        for (std::size_t i = 0; i < plan.memories.size(); ++i) {
-            check_memory(ended, i);
-        }
-    }
-
-    void check_chunk(const Submitted& ended, const ChunkPlan& chunk, std::uint32_t crc) const {
-        require(!chunk.expected_crc32c || *chunk.expected_crc32c == crc,
-                "a checksum that differs fails the load");
-        const std::size_t first_page = chunk.target_offset / kDirectAlignment;
-        const bool is_there =
-            ended.odd.plan.staging.empty() &&
-            chunks_.was_last(chunk.target, first_page, pages(chunk.length), *ended.load);
-        const fuzz::OddFile& file = files_[ended.odd.files[chunk.file]];
-        const std::size_t version = ended.odd.versions[chunk.file];
-        // Of oddities such as /dev/zero nobody knows what they hold.
-        const bool is_known = !file.versions()[version].bytes.empty();
-        if (!is_there || !is_known) {
-            return;
-        }
-        const std::span<const std::byte> held = placed(chunk);
-        require(chunk.offset + chunk.length <= file.versions()[version].bytes.size(),
-                "only what a file has is read from it");
-        require(file.may_hold(version, chunk.offset, held.data(), held.size()),
-                "a chunk holds what its file holds");
-        require(crc32c(held) == crc, "a checksum is that of the bytes");
-    }
-
-    // Bytes that one copy alone is to write are those of its chunk.
-    void check_memory(const Submitted& ended, std::size_t index) const {
-        const LoadPlan& plan = ended.odd.plan;
-        const TargetMemory& target = plan.memories[index];
-        std::vector<std::byte> held(target.memory->size_bytes());
-        target.device->read(*target.memory, 0, held);
-        std::vector<unsigned> n_writers(held.size());
-        std::vector<std::byte> expected(held.size());
-        std::vector<bool> is_known(held.size());
-        for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
-            const std::span<const std::byte> from = source_of(ended, i);
-            for_each_byte(plan.chunks[i], index, [&](std::uint64_t source, std::uint64_t place) {
-                ++n_writers[place];
-                is_known[place] = !from.empty();
-                expected[place] = from.empty() ? std::byte{0} : from[source];
-            });
-        }
-        for (std::size_t i = 0; i < held.size(); ++i) {
-            require(n_writers[i] != 1 || !is_known[i] || held[i] == expected[i],
-                    "a memory holds what was copied into it");
-            require(n_writers[i] != 0 || held[i] == std::byte{0}, "nothing else is written");
-        }
-    }
-
-    static void for_each_byte(const ChunkPlan& chunk, std::size_t memory, const auto& visit) {
-        for (const ChunkCopies& copies : chunk.copies) {
-            for (const CopySpan& span : copies.spans) {
-                for (std::uint64_t row = 0; copies.memory == memory && row < span.n_rows; ++row) {
-                    for (std::uint64_t i = 0; i < span.length; ++i) {
-                        visit(span.from + row * span.from_stride + i,
-                              span.to + row * span.to_stride + i);
-                    }
-                }
-            }
-        }
-    }
-
-    // What a chunk's copies were made of; empty where nobody can say.
-    [[nodiscard]] std::span<const std::byte> source_of(const Submitted& ended,
-                                                       std::size_t index) const {
-        const ChunkPlan& chunk = ended.odd.plan.chunks[index];
-        if (chunk.is_resident) {
-            return ended.resident[index];
-        }
-        const fuzz::OddFile& file = files_[ended.odd.files[chunk.file]];
-        const fuzz::Version& version = file.versions()[ended.odd.versions[chunk.file]];
-        const auto n_alike =
-            std::ranges::count(file.versions(), version.identity, &fuzz::Version::identity);
-        return n_alike == 1 && !version.bytes.empty() ? bytes_of(ended.odd, chunk)
-                                                      : std::span<const std::byte>{};
     }
 
     fuzz::Input& input_;

@@ -126,17 +126,33 @@ void attach(fuzz::Input& input) {
     }
 }
 
+// Addresses alone cost nothing, so any size may be asked for.
+void reserve(fuzz::Input& input) {
+    const std::uint64_t size = input.extent();
+    const AddressRange range(size);
+    require(range.bytes().size() == size, "a range is as long as asked for");
+    if (size != 0) {
+        const std::size_t last_page = (size - 1) / kPageBytes * kPageBytes;
+        unsigned char ignored = 0;
+        require(::mincore(range.bytes().data() + last_page, kPageBytes, &ignored) == 0,
+                "a range is reserved to its end");
+    }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     fuzz::Input input(data, size);
     try {
-        switch (input.byte() % 4) {
+        switch (input.byte() % 6) {
             case 0:
                 view_odd_descriptor(input);
                 break;
             case 1:
                 attach(input);
+                break;
+            case 2:
+                reserve(input);
                 break;
             default:
                 view_pool(input);

@@ -11,6 +11,7 @@
 
 #include "check.hpp"
 #include "files.hpp"
+#include "forbidden_calls.hpp"
 #include "pilotlight/native/cpu_device.hpp"
 #include "pilotlight/native/crc32c.hpp"
 #include "pilotlight/native/error.hpp"
@@ -797,4 +798,29 @@ TEST(a_device_whose_queue_can_not_be_opened_fails_its_load_alone) {
     f.loader.promote(*load, 3);
     CHECK_EQUAL(outcome_of(*load).bytes_read, kChunk);
     f.loader.close();
+}
+
+TEST(a_load_that_gets_no_memory_fails_alone) {
+    const int status = status_in_child([] {
+        Fixture f;
+        const std::vector<std::byte> bytes = random_bytes(kChunk);
+        write_file(f.directory / "small", bytes);
+        write_file(f.directory / "large", random_bytes(100 * kChunk));
+        const LoadPlan small = f.plan_for("small");
+        const LoadPlan large = f.plan_for("large");
+        f.pool->populate(small.chunks[0].target, 0, kChunk);
+
+        forbid(SYS_madvise, ENOMEM);
+        const auto refused = f.loader.submit(large);
+        const auto load = f.loader.submit(small);
+
+        (void)CHECK_THROWS(MemoryRefused, outcome_of(*refused));
+        (void)outcome_of(*load);
+        CHECK(f.holds(small, bytes));
+        f.pool->check_integrity();
+        CHECK_EQUAL(f.pool->accounts().cached, 101u);
+        return 0;
+    });
+
+    CHECK_EQUAL(status, 0);
 }

@@ -23,7 +23,7 @@ TEXTS = {"rule", "what", "action", "reason", "device", "call", "code", "tensor",
 
 def made(type_: type[LoaderError]) -> LoaderError:
     """Return an error of that type with arguments that suit their names."""
-    if type_.__init__ is Exception.__init__:
+    if type_.__init__ in (Exception.__init__, ValueError.__init__):
         return type_("a message")
     names = list(inspect.signature(type_.__init__).parameters)[1:]
     values = {
@@ -40,7 +40,9 @@ TYPES = [
 
 
 def by_pickle(error: LoaderError) -> LoaderError:
-    return pickle.loads(pickle.dumps(error))
+    other = pickle.loads(pickle.dumps(error))
+    assert isinstance(other, LoaderError)
+    return other
 
 
 @pytest.mark.parametrize("copied", [by_pickle, copy.copy, copy.deepcopy])

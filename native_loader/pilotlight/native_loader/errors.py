@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 
 class LoaderError(Exception):
@@ -21,10 +22,11 @@ class LoaderError(Exception):
 
 def _restored(type_: type[LoaderError], args: tuple[object, ...]) -> LoaderError:
     """Return an error with its message; its attributes are set afterwards."""
-    kinds: tuple[type[Exception], ...] = (OSError, MemoryError, Exception)
-    # The first base's `__new__` may not be that of the kind that the memory is laid out as.
-    kind = next(kind for kind in kinds if issubclass(type_, kind))
-    error = kind.__new__(type_)
+    # The one base that says how its memory is laid out, and must make it.
+    kind: type = type_
+    while issubclass(kind, LoaderError):
+        kind = kind.__base__ or Exception
+    error = cast("type[BaseException]", kind).__new__(type_)
     Exception.__init__(error, *args)
     return error
 

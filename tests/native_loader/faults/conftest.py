@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.conftest import Absent
-from tests.native_loader.faults.faulty_files import FaultyFiles, faulty_files
+from tests.native_loader.faults.faulty_files import FaultyFiles, MountRefused
 
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
@@ -24,12 +24,12 @@ def source(tmp_path: Path, rng: random.Random) -> Path:
 
 @pytest.fixture
 def faulty(tmp_path: Path, source: Path, absent: Absent) -> Iterator[FaultyFiles]:
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        absent("fuse", "/dev/fuse can't be opened here")
-    if os.geteuid() != 0:
-        absent("fuse", "only root mounts file systems")
-    with faulty_files(source, tmp_path / "faulty") as files:
-        yield files
+    try:
+        mounted = FaultyFiles(source, tmp_path / "faulty")
+    except MountRefused as exc:
+        absent("fuse", f"no file system of our own can be mounted: {exc}")
+    with closing(mounted):
+        yield mounted
 
 
 @pytest.fixture

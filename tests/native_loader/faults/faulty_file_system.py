@@ -198,9 +198,13 @@ def unmount(mountpoint: Path) -> None:
 
 
 def serve(source: Path, mountpoint: Path) -> None:
-    """Serve until the input ends."""
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    mount(device, mountpoint)
+    """Serve until the input ends, or say why that can't be done here."""
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        mount(device, mountpoint)
+    except OSError as exc:
+        _tell({"refused": str(exc)})
+        return
     files = FileSystem(device, source, _tell)
     with selectors.DefaultSelector() as selector:
         selector.register(device, selectors.EVENT_READ)

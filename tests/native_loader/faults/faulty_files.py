@@ -7,8 +7,6 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,17 @@ _DEADLINE_SECONDS = 20
 _ROOT = Path(__file__).parents[3]
 
 
+class MountRefused(Exception):
+    """This machine mounts no file system for this process."""
+
+
 class FaultyFiles:
     """Shows the files of one directory in another one, with faults."""
 
     def __init__(self, source: Path, directory: Path) -> None:
+        """Mount them there, or raise MountRefused."""
         self.directory = directory
+        directory.mkdir()
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -63,9 +67,12 @@ class FaultyFiles:
 
     def close(self) -> None:
         """Take everything away."""
+        unmount(self.directory)
+        self._end()
+
+    def _end(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        unmount(self.directory)
         self._process.stdin.close()
         try:
             self._process.wait(_DEADLINE_SECONDS)
@@ -81,6 +88,9 @@ class FaultyFiles:
     def _expect(self, kind: str) -> Any:
         while True:
             event = self._events.get(timeout=_DEADLINE_SECONDS)
+            if "refused" in event:
+                self._end()
+                raise MountRefused(event["refused"])
             if kind in event:
                 return event[kind]
 
@@ -88,14 +98,3 @@ class FaultyFiles:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._events.put(json.loads(line))
-
-
-@contextmanager
-def faulty_files(source: Path, directory: Path) -> Iterator[FaultyFiles]:
-    """Mount such a directory for as long as the block runs."""
-    directory.mkdir()
-    files = FaultyFiles(source, directory)
-    try:
-        yield files
-    finally:
-        files.close()

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
+from tests.native_loader.faults.waiting import wait_until_reading
 
 from pilotlight.native_loader import (
     Checkpoint,
     ChunkPool,
     FileChanged,
-    Load,
     Loader,
     ReadFailed,
 )
@@ -72,14 +71,6 @@ def slow(pool: ChunkPool) -> Iterator[Loader]:
     settings = DiskSettings(n_readers=1, depth=1, block_bytes=8192)
     with Loader(pool, settings=settings) as loader:
         yield loader
-
-
-def wait_until_reading(load: Load) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not load.progress().done_bytes:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    assert not load.done
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -3,49 +3,14 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.conftest import Absent
 
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint
 
 pytestmark = pytest.mark.integration
 
 DEADLINE_SECONDS = 60
-GROUPS = Path("/sys/fs/cgroup/memory")
-
-# Joins a control group once it has a pool, and finds it full in the middle of a load.
-LOAD_IN_A_GROUP = """
-import os, sys
-from pathlib import Path
-from pilotlight.native_loader import *
-
-group, large, small = (Path(argument) for argument in sys.argv[1:])
-large, small = Checkpoint.open(large), Checkpoint.open(small)
-pool = ChunkPool(16 * CHUNK_BYTES)
-pool.populate(1)
-(group / "cgroup.procs").write_text(str(os.getpid()))
-(group / "memory.limit_in_bytes").write_text(str(2 * CHUNK_BYTES))
-with Loader(pool) as loader:
-    first = pool.allocate(1)
-    chunks = pool.allocate(large.n_chunks)
-    refused = loader.submit(large, chunks)
-    other = loader.submit(small, first)
-    print("submitted", flush=True)
-    try:
-        refused.result()
-    except MemoryRefused as error:
-        print("refused:", error, flush=True)
-    other.result()
-    (group / "memory.limit_in_bytes").write_text("-1")
-    loader.submit(large, chunks).result()
-    pool.release(first + chunks)
-pool.check_integrity()
-print("free:", pool.accounts().free, "of", pool.accounts().total, flush=True)
-"""
 
 MAKE_A_POOL = """
 import sys
@@ -80,49 +45,6 @@ except MemoryRefused as error:
 pool.release(chunks)
 print("free:", pool.accounts().free, "of", pool.accounts().total)
 """
-
-
-@pytest.fixture
-def group(absent: Absent) -> Iterator[Path]:
-    """A control group in which the kernel refuses memory, and kills nobody for it."""
-    if not (GROUPS / "memory.oom_control").exists():
-        absent("cgroup-v1", f"{GROUPS} is no memory controller of version 1")
-    group = GROUPS / f"pilotlight-{uuid.uuid4().hex}"
-    try:
-        group.mkdir()
-        (group / "memory.oom_control").write_text("1")
-    except OSError as exc:
-        absent("cgroup-v1", f"no group can be made below {GROUPS}: {exc}")
-    yield group
-    group.rmdir()
-
-
-def test_a_load_that_gets_no_memory_fails_alone(
-    group: Path, large: Checkpoint, directory: Path
-) -> None:
-    run = subprocess.Popen(
-        [sys.executable, "-c", LOAD_IN_A_GROUP, str(group), str(large.path), str(directory)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        try:
-            out, errors = run.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            # The interpreter itself may be what waits for memory now.
-            (group / "memory.limit_in_bytes").write_text("-1")
-            out, errors = run.communicate(timeout=DEADLINE_SECONDS)
-    finally:
-        run.kill()
-        run.wait()
-
-    assert errors == ""
-    assert out.splitlines() == [
-        "submitted",
-        "refused: the kernel refused madvise(MADV_POPULATE_WRITE): Cannot allocate memory",
-        "free: 16 of 16",
-    ]
 
 
 def output_of(script: str, *arguments: str, limit: tuple[int, int] | None = None) -> list[str]:

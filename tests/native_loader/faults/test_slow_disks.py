@@ -6,6 +6,7 @@ import time
 import pytest
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
+from tests.native_loader.faults.waiting import wait_until_reading
 
 from pilotlight.native_loader import (
     CHUNK_BYTES,
@@ -112,8 +113,7 @@ def test_a_load_from_a_slow_disk_is_cancelled_within_a_read(
     faulty.set(NAME, Faults(delay_seconds=read_seconds))
     chunks = pool.allocate(failing.n_chunks)
     load = loader.submit(failing, chunks)
-    while not load.progress().done_bytes:
-        time.sleep(0.01)
+    wait_until_reading(load)
 
     started = time.monotonic()
     load.cancel()

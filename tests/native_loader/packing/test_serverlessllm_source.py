@@ -155,7 +155,9 @@ def test_more_dimensions_than_numpy_knows_are_put_in_order(tmp_path: Path) -> No
     with source.opened() as stream:
         found = b"".join(bytes(piece) for piece in stream.pieces("a"))
 
-    assert found == torch.arange(8, dtype=torch.int32).reshape(2, 4).T.contiguous().numpy().tobytes()
+    assert (
+        found == torch.arange(8, dtype=torch.int32).reshape(2, 4).T.contiguous().numpy().tobytes()
+    )
 
 
 def test_memory_does_not_grow_with_a_tensor_that_is_out_of_order(tmp_path: Path) -> None:

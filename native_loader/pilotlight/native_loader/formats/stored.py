@@ -29,6 +29,11 @@ class Stored(Protocol):
         ...
 
     @property
+    def aliases(self) -> Mapping[str, str]:
+        """Declared aliases: the name that is not stored, to the one that is."""
+        ...
+
+    @property
     def sliced(self) -> Mapping[str, SlicedTensor]:
         """All tensors, where they are stored in slices; else empty."""
         ...
