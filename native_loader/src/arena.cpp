@@ -158,7 +158,8 @@ bool Arena::populate_unit(std::size_t unit) {
     }
     try {
         fill(unit_bytes(unit));
-    } catch (const MemoryRefused&) {
+    } catch (...) {
+        // Not only MemoryRefused: without memory there may be none for its message either.
         state.store(UnitState::kEmpty, std::memory_order_release);
         state.notify_all();
         throw;

