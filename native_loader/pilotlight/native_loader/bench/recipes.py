@@ -32,7 +32,8 @@ class Layout(StrEnum):
     """As tensorizer writes them."""
 
 
-_HEAD = 128
+_KEY_HEADS = 8
+"""Of each layer, so that it can be cut for as many devices."""
 _QUERIES_PER_KEY = 4
 
 SAFETENSORS_LAYOUTS = (Layout.SINGLE, Layout.SHARDED, Layout.PACKED)
@@ -79,7 +80,7 @@ class Llama:
     @property
     def config(self) -> dict[str, Any]:
         """Return what transformers builds the model from."""
-        heads = self.hidden // _HEAD
+        heads = _KEY_HEADS * _QUERIES_PER_KEY
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -87,8 +88,8 @@ class Llama:
             "intermediate_size": self.inner,
             "num_hidden_layers": self.layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": max(heads // _QUERIES_PER_KEY, 1),
-            "head_dim": _HEAD,
+            "num_key_value_heads": _KEY_HEADS,
+            "head_dim": self.hidden // heads,
             "vocab_size": self.vocabulary,
             "dtype": "bfloat16",
             "tie_word_embeddings": False,
