@@ -3,6 +3,7 @@
 // right bytes or a typed error of its own, and every chunk comes back.
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -310,6 +311,9 @@ class World {
             require(faults_->has_done_harm(), "there was memory");
             return;
         } catch (const DeviceMemoryRefused&) {
+            require(faults_->has_done_harm(), "there was memory");
+            return;
+        } catch (const std::bad_alloc&) {
             require(faults_->has_done_harm(), "there was memory");
             return;
         }

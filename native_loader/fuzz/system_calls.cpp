@@ -11,6 +11,9 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
+#include <new>
+#include <thread>
 #include <utility>
 
 // The real ones, and ours in their place.
@@ -37,6 +40,7 @@ Faults armed;
 std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(Call::kCount)> n_calls{};
 std::atomic<bool> is_armed = false;
 std::atomic<bool> is_harmed = false;
+std::atomic<std::thread::id> arming_thread;
 
 // The fault that this call meets, none most of the time.
 const Fault* next_fault(Call call) noexcept {
@@ -91,7 +95,7 @@ Fault odd_read(Input& input) {
 }
 
 Fault odd_fault(Input& input) {
-    switch (input.byte() % 16) {
+    switch (input.byte() % 18) {
         case 0:
             return refused(Call::kPreadv2, EAGAIN, true);
         case 1:
@@ -116,6 +120,9 @@ Fault odd_fault(Input& input) {
             return refused(Call::kUringSetup, EPERM, true);
         case 10:
             return refused(Call::kUringEnter, EPERM, true);
+        case 11:
+        case 12:
+            return refused(Call::kNew, ENOMEM);
         default:
             return odd_read(input);
     }
@@ -127,7 +134,7 @@ Faults odd_faults(Input& input, std::size_t n_most) {
     Faults faults{.each = std::vector<Fault>(input.below(n_most + 1)), .is_slow = input.one_in(4)};
     for (Fault& fault : faults.each) {
         fault = odd_fault(input);
-        fault.first = input.below(6);
+        fault.first = input.below(fault.call == Call::kNew ? 16 : 6);
         // Whoever asks again after an interruption would do so for ever.
         fault.is_lasting = input.byte() % 2 == 0 && fault.error_number != EINTR;
     }
@@ -138,6 +145,7 @@ ArmedFaults::ArmedFaults(Faults faults) {
     armed = std::move(faults);
     std::ranges::fill(n_calls, 0);
     is_harmed = false;
+    arming_thread = std::this_thread::get_id();
     is_armed = true;
 }
 
@@ -152,6 +160,23 @@ bool ArmedFaults::has_done_harm() const noexcept {
 }  // namespace fuzz
 
 using fuzz::Call;
+
+void* operator new(std::size_t size) {
+    const bool is_own = fuzz::arming_thread.load() == std::this_thread::get_id();
+    void* memory = !is_own && fuzz::is_refused(Call::kNew) ? nullptr : std::malloc(size);
+    if (memory == nullptr) {
+        throw std::bad_alloc();
+    }
+    return memory;
+}
+
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+
+void operator delete(void* memory, std::size_t /*size*/) noexcept {
+    std::free(memory);
+}
 
 extern "C" {
 

@@ -1,7 +1,7 @@
 // The system calls that the library makes, refused or cut short when an input says so.
 //
 // The linker puts `__wrap_NAME` in the place of NAME (see CMakeLists.txt), so the library needs
-// no seam for it.
+// no seam for it. `operator new` is replaced as a program may replace it.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,7 @@ enum class Call : std::uint8_t {
     kCachestat,
     kUringSetup,
     kUringEnter,
+    kNew,  ///< no system call, but what threads other than the one that arms get memory by
     kCount,
 };
 

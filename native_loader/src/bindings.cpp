@@ -6,9 +6,11 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -76,6 +78,8 @@ void translate(const std::exception_ptr& failure, void* /*payload*/) {
         std::rethrow_exception(failure);
     } catch (const MemoryRefused& error) {
         set_python_error("MemoryRefused", error.action, error.error_number);
+    } catch (const std::bad_alloc&) {
+        set_python_error("MemoryRefused", "malloc", ENOMEM);
     } catch (const PoolExhausted& error) {
         set_python_error("PoolExhausted", error.wanted, error.free, error.cached, error.bound);
     } catch (const ChunkStateError& error) {

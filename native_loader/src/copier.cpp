@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "pilotlight/native/error.hpp"
+#include "pilotlight/native/rehearsal.hpp"
 
 namespace pilotlight::native {
 namespace {
@@ -64,6 +65,7 @@ void Copier::submit(CopyJob job) {
 // A thread of its own, so that the link has the next copy at hand while another thread learns
 // of the end of the last one.
 void Copier::begin_jobs() noexcept {
+    rehearse_throwing();
     std::unique_lock lock(mutex_);
     for (;;) {
         changed_.wait(lock,
@@ -83,6 +85,7 @@ void Copier::begin_jobs() noexcept {
 }
 
 void Copier::end_jobs() noexcept {
+    rehearse_throwing();
     std::unique_lock lock(mutex_);
     for (;;) {
         changed_.wait(lock, [this] {
@@ -130,6 +133,9 @@ void Copier::end(Running running) noexcept {
         queue_->drain();
     }
     running.result.ended = std::chrono::steady_clock::now();
+    // Whoever is told of the end may expect the memory to be his alone.
+    running.mark.reset();
+    running.job.into.reset();
     running.job.done(std::move(running.result));
 }
 

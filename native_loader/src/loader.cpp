@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "pilotlight/native/error.hpp"
+#include "pilotlight/native/rehearsal.hpp"
 #include "pilotlight/native/signals_blocked.hpp"
 
 namespace pilotlight::native {
@@ -401,6 +402,7 @@ Loader::Link& Loader::link_to(const std::shared_ptr<Device>& device) {
 }
 
 void Loader::run_reader(Disk& disk, Reader& state) {
+    rehearse_throwing();
     auto& [reader, flights, free_tags] = state;
     Lock lock(mutex_);
     for (;;) {
