@@ -161,9 +161,14 @@ bool ArmedFaults::has_done_harm() const noexcept {
 
 using fuzz::Call;
 
-void* operator new(std::size_t size) {
+// All forms that a sanitizer's runtime would otherwise pair with others of its own.
+void* operator new(std::size_t size, const std::nothrow_t& /*tag*/) noexcept {
     const bool is_own = fuzz::arming_thread.load() == std::this_thread::get_id();
-    void* memory = !is_own && fuzz::is_refused(Call::kNew) ? nullptr : std::malloc(size);
+    return !is_own && fuzz::is_refused(Call::kNew) ? nullptr : std::malloc(size);
+}
+
+void* operator new(std::size_t size) {
+    void* memory = operator new(size, std::nothrow);
     if (memory == nullptr) {
         throw std::bad_alloc();
     }
@@ -175,6 +180,10 @@ void operator delete(void* memory) noexcept {
 }
 
 void operator delete(void* memory, std::size_t /*size*/) noexcept {
+    std::free(memory);
+}
+
+void operator delete(void* memory, const std::nothrow_t& /*tag*/) noexcept {
     std::free(memory);
 }
 

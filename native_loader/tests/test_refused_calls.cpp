@@ -2,6 +2,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -180,4 +181,32 @@ TEST(kernels_that_forbid_rings_are_read_by_threads) {
 
 TEST(kernels_that_can_not_populate_memory_at_once_have_it_allocated) {
     (void)load_in_spite_of(always(Call::kMadvise, EINVAL));
+}
+
+// Each time another allocation of the readers' fails, from the first to the last.
+TEST(a_heap_without_memory_fails_a_load_and_nothing_else) {
+    constexpr std::uint64_t kMoreThanThereAre = 60;
+    int n_failed_in_all = 0;
+    for (std::uint64_t nth = 0; nth < kMoreThanThereAre; ++nth) {
+        Fixture f;
+        const LoadPlan first = f.plan_for("a", 1);
+        const LoadPlan second = f.plan_for("b", 2);
+        const fuzz::ArmedFaults armed(once(Call::kNew, nth, ENOMEM));
+        const auto load = f.loader.submit(first);
+        const auto other = f.loader.submit(second);
+        int n_failed = 0;
+        for (const auto& each : {load, other}) {
+            try {
+                (void)outcome_of(each);
+            } catch (const std::bad_alloc&) {
+                ++n_failed;
+            }
+        }
+        CHECK(n_failed <= 1);
+        n_failed_in_all += n_failed;
+        CHECK_EQUAL(f.loader.finished().size(), 2u);
+        f.loader.close();
+        f.check_returns_all_chunks({first, second});
+    }
+    CHECK(n_failed_in_all > 0);
 }
