@@ -85,19 +85,22 @@ AddressRange::~AddressRange() {
     }
 }
 
-Arena::Arena(std::size_t size, std::optional<unsigned> node, const std::string& node_directory)
-    : memfd_(make_memfd(size)),
+Arena::Arena(std::size_t size, std::optional<unsigned> node, Sharing sharing,
+             const std::string& node_directory)
+    : memfd_(sharing == Sharing::kShared ? make_memfd(size) : Descriptor()),
       range_(size),
       n_units_((size + kPopulateUnitBytes - 1) / kPopulateUnitBytes),
       units_(std::make_unique<std::atomic<UnitState>[]>(n_units_)),
       huge_attempts_(kLongestPauseOfHuge) {
-    void* mapped = ::mmap(bytes().data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                          memfd_.get(), 0);
+    const int kind = is_shared() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+    void* mapped =
+        ::mmap(bytes().data(), size, PROT_READ | PROT_WRITE, kind | MAP_FIXED, memfd_.get(), 0);
     if (mapped == MAP_FAILED) {
         throw MemoryRefused("mmap", errno);
     }
     // Our own mapping stays writable: the seal forbids only later ones.
-    if (::fcntl(memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | kSealFutureWrite) != 0) {
+    constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | kSealFutureWrite;
+    if (is_shared() && ::fcntl(memfd_.get(), F_ADD_SEALS, kSeals) != 0) {
         throw MemoryRefused("fcntl(F_ADD_SEALS)", errno);
     }
     // Refused where the kernel is built without huge pages, which is no error.
@@ -170,19 +173,29 @@ bool Arena::populate_unit(std::size_t unit) {
 }
 
 void Arena::fill(std::span<std::byte> memory) {
-    if (make_huge(memory)) {
+    // Private memory has huge pages from the start, where there are any.
+    if (is_shared() && make_huge(memory)) {
         huge_bytes_ += memory.size();
     } else if (::madvise(memory.data(), memory.size(), kMadvPopulateWrite) != 0) {
         if (errno != EINVAL) {
             throw MemoryRefused("madvise(MADV_POPULATE_WRITE)", errno);
         }
-        // Before Linux 5.14: the file gets its memory, our page table is filled by faults.
-        const auto offset = static_cast<off_t>(memory.data() - bytes().data());
-        if (::fallocate(memfd_.get(), 0, offset, static_cast<off_t>(memory.size())) != 0) {
-            throw MemoryRefused("fallocate", errno);
-        }
+        fill_without_populating(memory);
     }
     populated_bytes_ += memory.size();
+}
+
+// Before Linux 5.14.
+void Arena::fill_without_populating(std::span<std::byte> memory) {
+    if (!is_shared()) {
+        std::memset(memory.data(), 0, memory.size());
+        return;
+    }
+    // The file gets its memory, our page table is filled by faults.
+    const auto offset = static_cast<off_t>(memory.data() - bytes().data());
+    if (::fallocate(memfd_.get(), 0, offset, static_cast<off_t>(memory.size())) != 0) {
+        throw MemoryRefused("fallocate", errno);
+    }
 }
 
 // MADV_COLLAPSE gives a memfd huge pages even where the administrator has not turned them on

@@ -205,9 +205,16 @@ void bind_pool(nb::module_& m) {
         .def_ro("cached", &Accounts::cached)
         .def_ro("bound", &Accounts::bound)
         .def_ro("total", &Accounts::total);
-    nb::class_<ChunkPool>(m, "ChunkPool", "One memfd arena cut into chunks. Thread-safe.")
-        .def(nb::init<std::size_t, std::size_t, std::optional<unsigned>>(), "n_chunks"_a,
-             "chunk_bytes"_a, "node"_a = nb::none())
+    nb::class_<ChunkPool>(m, "ChunkPool", "One arena cut into chunks. Thread-safe.")
+        .def(
+            "__init__",
+            [](ChunkPool* self, std::size_t n_chunks, std::size_t chunk_bytes,
+               std::optional<unsigned> node, bool is_shared) {
+                const Sharing sharing = is_shared ? Sharing::kShared : Sharing::kPrivate;
+                new (self) ChunkPool(n_chunks, chunk_bytes, node, sharing);
+            },
+            "n_chunks"_a, "chunk_bytes"_a, "node"_a = nb::none(), "is_shared"_a = true)
+        .def_prop_ro("is_shared", &ChunkPool::is_shared)
         .def_prop_ro("fd", &ChunkPool::fd)
         .def_prop_ro("n_chunks", &ChunkPool::n_chunks)
         .def_prop_ro("chunk_bytes", &ChunkPool::chunk_bytes)
@@ -236,14 +243,21 @@ void bind_pool(nb::module_& m) {
         .def("check_integrity", &ChunkPool::check_integrity, WithoutGil())
         .def("close", &ChunkPool::close, WithoutGil());
     nb::class_<ChunkView>(m, "ChunkView", nb::type_slots(view_slots), nb::is_weak_referenceable(),
-                          "Chunks of a pool as one private, contiguous, writable buffer.")
+                          "Chunks of a pool as one contiguous, writable buffer.")
         .def(
             "__init__",
             [](ChunkView* self, int fd, std::size_t chunk_bytes,
                const std::vector<ChunkIndex>& chunks, std::size_t size_bytes, std::size_t offset) {
                 new (self) ChunkView(fd, chunk_bytes, chunks, size_bytes, offset);
             },
-            "fd"_a, "chunk_bytes"_a, "chunks"_a, "size_bytes"_a, "offset"_a = 0);
+            "fd"_a, "chunk_bytes"_a, "chunks"_a, "size_bytes"_a, "offset"_a = 0)
+        .def(
+            "__init__",
+            [](ChunkView* self, std::shared_ptr<const ChunkPool> pool,
+               const std::vector<ChunkIndex>& chunks, std::size_t size_bytes, std::size_t offset) {
+                new (self) ChunkView(std::move(pool), chunks, size_bytes, offset);
+            },
+            "pool"_a, "chunks"_a, "size_bytes"_a, "offset"_a = 0);
 }
 
 void bind_load(nb::module_& m) {

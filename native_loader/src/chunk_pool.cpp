@@ -34,9 +34,10 @@ std::size_t checked_size(std::size_t n_chunks, std::size_t chunk_bytes) {
 
 }  // namespace
 
-ChunkPool::ChunkPool(std::size_t n_chunks, std::size_t chunk_bytes, std::optional<unsigned> node)
+ChunkPool::ChunkPool(std::size_t n_chunks, std::size_t chunk_bytes, std::optional<unsigned> node,
+                     Sharing sharing)
     : chunk_bytes_(checked_chunk_bytes(chunk_bytes)),
-      arena_(checked_size(n_chunks, chunk_bytes_), node),
+      arena_(checked_size(n_chunks, chunk_bytes_), node, sharing),
       states_(n_chunks, State::kFree),
       n_sharing_(n_chunks, 0),
       accounts_{.free = n_chunks, .cached = 0, .bound = 0, .total = n_chunks} {}

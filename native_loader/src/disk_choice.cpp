@@ -12,14 +12,15 @@ namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-// Two readers at least: they also populate memory and compute checksums, and one processor is
-// outrun by a fast disk there. The usual settings come first, in case there is no time for more.
+// In order of preference, for disks that do not care. Two readers at least: they also populate
+// memory and compute checksums, and one processor is outrun by a fast disk there. Meanwhile they
+// keep less in flight than in a probe, so rather more of them than just enough.
 constexpr std::array<DiskSettings, 6> kWaysToRead{{
-    {.n_readers = 4, .depth = 1, .block_bytes = kMiB},
-    {.n_readers = 2, .depth = 1, .block_bytes = kMiB},
-    {.n_readers = 2, .depth = 4, .block_bytes = kMiB},
     {.n_readers = 8, .depth = 1, .block_bytes = kMiB},
+    {.n_readers = 4, .depth = 1, .block_bytes = kMiB},
     {.n_readers = 2, .depth = 8, .block_bytes = kMiB},
+    {.n_readers = 2, .depth = 4, .block_bytes = kMiB},
+    {.n_readers = 2, .depth = 1, .block_bytes = kMiB},
     {.n_readers = 16, .depth = 1, .block_bytes = kMiB},
 }};
 constexpr std::array<std::size_t, 3> kOtherBlocks{2 * kMiB, kMiB / 2, 4 * kMiB};
@@ -50,18 +51,26 @@ bool is_measured(std::span<const DiskMeasurement> measurements, const DiskSettin
 
 bool is_worth_measuring(std::span<const DiskMeasurement> measurements,
                         const DiskSettings& settings) {
-    if (measurements.empty()) {
-        return true;
-    }
     const double flight =
         static_cast<double>(bytes_in_flight(settings)) / highest_rate(measurements);
     return flight <= kLongestFlight.count() && !is_measured(measurements, settings);
+}
+
+std::ptrdiff_t preference(const DiskSettings& settings) {
+    const auto* const place = std::ranges::find_if(kWaysToRead, [&](const DiskSettings& way) {
+        return way.n_readers == settings.n_readers && way.depth == settings.depth;
+    });
+    return place - kWaysToRead.begin();
 }
 
 }  // namespace
 
 std::optional<DiskSettings> next_to_measure(std::span<const DiskMeasurement> measurements,
                                             bool has_uring) {
+    // How long the others would be in flight is known only then.
+    if (measurements.empty()) {
+        return DiskSettings{};
+    }
     for (const DiskSettings& settings : kWaysToRead) {
         if ((settings.depth == 1 || has_uring) && !is_measured(measurements, settings) &&
             is_worth_measuring(measurements, settings)) {
@@ -89,7 +98,7 @@ std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measureme
     const auto cost = [](const DiskMeasurement& measurement) {
         const DiskSettings& settings = measurement.settings;
         const bool is_unusual = settings.block_bytes != kMiB;
-        return std::tuple(settings.n_readers, settings.depth, is_unusual, settings.block_bytes);
+        return std::tuple(preference(settings), is_unusual, settings.block_bytes);
     };
     std::optional<DiskMeasurement> best;
     for (const DiskMeasurement& measurement : measurements) {

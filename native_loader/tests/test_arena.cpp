@@ -151,6 +151,29 @@ TEST(populates_by_older_kernels_means) {
     CHECK_EQUAL(status, 0);
 }
 
+TEST(gives_memory_to_this_process_alone) {
+    Arena arena(2 * kPopulateUnitBytes, std::nullopt, Sharing::kPrivate);
+
+    CHECK(!arena.is_shared());
+    CHECK_EQUAL(arena.fd(), -1);
+    arena.populate(kPopulateUnitBytes, 1);
+    CHECK_EQUAL(arena.populated_bytes(), kPopulateUnitBytes);
+    CHECK_EQUAL(arena.populate_ahead(2), 1u);
+    CHECK_EQUAL(arena.populated_bytes(), 2 * kPopulateUnitBytes);
+    std::memset(arena.bytes().data(), 1, arena.bytes().size());
+}
+
+TEST(gives_private_memory_by_older_kernels_means) {
+    const int status = status_in_child([] {
+        forbid_argument(SYS_madvise, 2, 23, EINVAL);  // MADV_POPULATE_WRITE
+        Arena arena(2 * kPopulateUnitBytes, std::nullopt, Sharing::kPrivate);
+        arena.populate(0, arena.bytes().size());
+        return arena.populated_bytes() == arena.bytes().size() ? 0 : 1;
+    });
+
+    CHECK_EQUAL(status, 0);
+}
+
 TEST(lies_on_the_node_that_it_is_told) {
     const Arena arena(kPopulateUnitBytes, 0);
 

@@ -1,6 +1,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -55,6 +56,31 @@ TEST(outlives_the_pool) {
     pool.reset();
 
     CHECK(view.bytes()[17] == std::byte{3});
+}
+
+TEST(shows_private_chunks_where_they_are) {
+    auto pool = std::make_shared<ChunkPool>(4, kChunk, std::nullopt, Sharing::kPrivate);
+    pool->populate(2, 0, kChunk);
+    pool->bytes(2)[7] = std::byte{42};
+
+    const ChunkView view(pool, Chunks{1, 2}, 2 * kChunk - 9, 7);
+    const std::byte* shown = view.bytes().data();
+
+    CHECK_EQUAL(pool->fd(), -1);
+    CHECK(shown == pool->bytes(1).data() + 7);
+    CHECK_EQUAL(view.bytes().size(), 2 * kChunk - 9);
+    pool.reset();
+    CHECK(view.bytes()[kChunk] == std::byte{42});
+}
+
+TEST(shows_no_private_chunks_that_lie_apart) {
+    const auto pool = std::make_shared<ChunkPool>(4, kChunk, std::nullopt, Sharing::kPrivate);
+
+    (void)CHECK_THROWS(std::invalid_argument, (ChunkView(pool, Chunks{0, 2}, kChunk)));
+    (void)CHECK_THROWS(std::invalid_argument, (ChunkView(pool, Chunks{1, 0}, kChunk)));
+    (void)CHECK_THROWS(std::invalid_argument, (ChunkView(pool, Chunks{4}, kChunk)));
+    (void)CHECK_THROWS(std::invalid_argument, (ChunkView(pool, Chunks{0}, kChunk, 1)));
+    CHECK(ChunkView(pool, Chunks{}, 0).bytes().empty());
 }
 
 TEST(shows_a_file_that_begins_within_a_chunk) {

@@ -34,21 +34,36 @@ TEST(chooses_nothing_from_nothing) {
     CHECK(!choose({}));
 }
 
-TEST(chooses_the_fewest_readers_among_the_fastest) {
+TEST(chooses_more_in_flight_than_a_probe_needs) {
+    const auto any = [](const DiskSettings&) { return 2.00 * kGB; };
+
+    CHECK(choose(measured_on(any))->settings == (DiskSettings{8, 1, kMiB}));
+    CHECK(choose(measured_on(any, false))->settings == (DiskSettings{8, 1, kMiB}));
+}
+
+TEST(chooses_what_is_preferred_among_the_fastest) {
     const std::vector<DiskMeasurement> measurements{
-        measured(8, 1, kMiB, 2.00 * kGB),
+        measured(16, 1, kMiB, 2.00 * kGB),
         measured(4, 1, kMiB, 1.95 * kGB),  // 97.5 % of the fastest
-        measured(2, 1, kMiB, 1.93 * kGB),  // 96.5 %
+        measured(8, 1, kMiB, 1.93 * kGB),  // 96.5 %
     };
 
     CHECK(choose(measurements) == measurements[1]);
 }
 
-TEST(chooses_the_least_depth_and_then_the_usual_blocks_among_as_many_readers) {
+TEST(finds_that_a_disk_wants_few_readers) {
+    const auto spinning = [](const DiskSettings& settings) {
+        return kGB / static_cast<double>(settings.n_readers * settings.depth);
+    };
+
+    CHECK(choose(measured_on(spinning))->settings == (DiskSettings{2, 1, kMiB}));
+}
+
+TEST(chooses_the_usual_blocks_among_as_many_readers) {
     const std::vector<DiskMeasurement> measurements{
-        measured(2, 8, kMiB, 2.00 * kGB), measured(2, 4, kMiB / 2, 1.98 * kGB),
+        measured(2, 1, kMiB, 2.00 * kGB), measured(2, 4, kMiB / 2, 1.98 * kGB),
         measured(2, 4, kMiB, 1.97 * kGB), measured(2, 4, 2 * kMiB, 1.99 * kGB),
-        measured(2, 1, kMiB, 1.00 * kGB),
+        measured(2, 8, kMiB, 1.00 * kGB),
     };
 
     CHECK(choose(measurements) == measurements[2]);
@@ -77,7 +92,7 @@ TEST(finds_that_a_disk_wants_much_in_flight) {
     const std::optional<DiskMeasurement> with_uring = choose(measured_on(array));
     const std::optional<DiskMeasurement> without = choose(measured_on(array, false));
 
-    CHECK(with_uring->settings == (DiskSettings{2, 8, kMiB}));
+    CHECK(with_uring->settings == (DiskSettings{2, 8, kMiB}));  // as much as 16 threads have
     CHECK(without->settings == (DiskSettings{16, 1, kMiB}));
 }
 
@@ -86,7 +101,7 @@ TEST(finds_that_a_disk_wants_large_blocks) {
         return std::sqrt(static_cast<double>(settings.block_bytes)) * 1e6;
     };
 
-    CHECK(choose(measured_on(disk))->settings == (DiskSettings{2, 1, 4 * kMiB}));
+    CHECK(choose(measured_on(disk))->settings == (DiskSettings{8, 1, 4 * kMiB}));
 }
 
 TEST(measures_no_ring_where_there_is_none) {

@@ -92,7 +92,7 @@ TEST(spreads_an_arena_over_the_nodes_of_the_machine) {
     const TemporaryDirectory directory;
     write_text(directory / "has_memory", "0\n");
 
-    const Arena arena(kPopulateUnitBytes, std::nullopt, directory / "");
+    const Arena arena(kPopulateUnitBytes, std::nullopt, Sharing::kShared, directory / "");
 
     CHECK_EQUAL(arena.node_refusal(), "");
 }

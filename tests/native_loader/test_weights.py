@@ -23,6 +23,7 @@ from pilotlight.native_loader import (
     LayoutMismatch,
     Loader,
     MemoryRefused,
+    PoolClosed,
     TensorEntry,
     WeightLayout,
     WeightsClosed,
@@ -74,6 +75,45 @@ def test_equals_what_safetensors_loads(tmp_path: Path, pool: ChunkPool, loader: 
         assert raw_bytes(tensors[name]) == raw_bytes(tensor)
     assert weights.copied_bytes == 0
     assert weights.size_bytes == sum(tensor.nbytes for tensor in expected.values())
+
+
+def test_shows_private_memory_where_it_was_loaded(tmp_path: Path) -> None:
+    write_sharded_checkpoint(
+        tmp_path,
+        {
+            f"model-{i}.safetensors": {
+                f"t{i}": RawTensor(dtype="U8", shape=(5000,), data=bytes([i + 1]) * 5000)
+            }
+            for i in range(3)
+        },
+    )
+    pool = ChunkPool(4 * CHUNK_BYTES, is_shared=False)
+    with Loader(pool) as loader:
+        layout = loaded(pool, loader, tmp_path)
+    weights, again = AttachedWeights(pool, layout), AttachedWeights(pool, layout)
+    pool.close()
+    del pool, loader
+
+    tensors = weights.tensors()
+    assert [raw_bytes(tensors[f"t{i}"]) for i in range(3)] == [
+        bytes([i + 1]) * 5000 for i in range(3)
+    ]
+    tensors["t1"].fill_(9)
+    assert raw_bytes(again.tensors()["t1"]) == bytes([9]) * 5000
+
+
+def test_private_memory_has_no_descriptor_and_shows_no_chunks_that_lie_apart() -> None:
+    pool = ChunkPool(4 * CHUNK_BYTES, is_shared=False)
+    apart = FileLayout(size_bytes=CHUNK_BYTES + 1, chunks=(0, 2))
+    layout = WeightLayout(chunk_bytes=CHUNK_BYTES, files=(apart,), tensors={}, aliases={})
+
+    assert not pool.is_shared
+    assert pool.fd == -1
+    with pytest.raises(LayoutMismatch, match="no neighbours"):
+        AttachedWeights(pool, layout)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        AttachedWeights(pool, layout)
 
 
 def test_a_tensor_across_chunks_is_contiguous(

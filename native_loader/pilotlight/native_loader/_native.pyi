@@ -1,6 +1,7 @@
 """Moves bytes: the chunk pool, the readers and the checksums."""
 
 from collections.abc import Sequence
+from typing import overload
 
 
 class Accounts:
@@ -19,9 +20,12 @@ class Accounts:
     def total(self) -> int: ...
 
 class ChunkPool:
-    """One memfd arena cut into chunks. Thread-safe."""
+    """One arena cut into chunks. Thread-safe."""
 
-    def __init__(self, n_chunks: int, chunk_bytes: int, node: int | None = None) -> None: ...
+    def __init__(self, n_chunks: int, chunk_bytes: int, node: int | None = None, is_shared: bool = True) -> None: ...
+
+    @property
+    def is_shared(self) -> bool: ...
 
     @property
     def fd(self) -> int: ...
@@ -60,9 +64,13 @@ class ChunkPool:
     def close(self) -> None: ...
 
 class ChunkView:
-    """Chunks of a pool as one private, contiguous, writable buffer."""
+    """Chunks of a pool as one contiguous, writable buffer."""
 
+    @overload
     def __init__(self, fd: int, chunk_bytes: int, chunks: Sequence[int], size_bytes: int, offset: int = 0) -> None: ...
+
+    @overload
+    def __init__(self, pool: ChunkPool, chunks: Sequence[int], size_bytes: int, offset: int = 0) -> None: ...
 
 class Progress:
     """How far a load is."""

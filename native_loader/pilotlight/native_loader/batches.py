@@ -140,7 +140,7 @@ class BatchLoader:
             if known is not None:
                 checkpoint = self._open_read(path, known)
             layout = WeightLayout.of(checkpoint, places, self._slab.pool.chunk_bytes)
-            weights = AttachedWeights(self._slab.pool.fd, layout)
+            weights = AttachedWeights(self._slab.pool, layout)
             tensors = None if weights.copied_bytes else weights.tensors()
         except BaseException:
             self._abandon(load, places)
@@ -211,11 +211,12 @@ def load_batch(
 def _pool_for(sizes_bytes: Sequence[int]) -> ChunkPool:
     """Return a pool for files of those sizes."""
     if max(sizes_bytes, default=0) > CHUNK_BYTES:
-        return ChunkPool(sum(_rounded_up(size, CHUNK_BYTES) for size in sizes_bytes))
+        room_bytes = sum(_rounded_up(size, CHUNK_BYTES) for size in sizes_bytes)
+        return ChunkPool(room_bytes, is_shared=False)
     # Side by side in one chunk they take no more memory than they need.
     room_bytes = sum(_rounded_up(size, PLACE_BYTES) for size in sizes_bytes)
     chunk_bytes = _rounded_up(max(room_bytes, 1), CHUNK_BYTES)
-    return ChunkPool(chunk_bytes, chunk_bytes=chunk_bytes)
+    return ChunkPool(chunk_bytes, chunk_bytes=chunk_bytes, is_shared=False)
 
 
 def _sizes_bytes(path: Path) -> list[int]:

@@ -144,7 +144,7 @@ def _load_into_pool(
         running = loader.submit(checkpoint, chunks, use_page_cache=use_page_cache)
         result = _awaited(running, progress)
         layout = WeightLayout.of(checkpoint, chunks, pool.chunk_bytes)
-        weights = AttachedWeights(pool.fd, layout)
+        weights = AttachedWeights(pool, layout)
     pool.close()
     return weights, result
 
@@ -152,7 +152,7 @@ def _load_into_pool(
 def _pool_of(n_chunks: int) -> ChunkPool:
     wanted_bytes = n_chunks * CHUNK_BYTES
     try:
-        pool = ChunkPool(wanted_bytes)
+        pool = ChunkPool(wanted_bytes, is_shared=False)
     except PoolTooSmall as exc:
         raise DeviceMemoryRefused(CPU, wanted_bytes, exc.capacity_bytes) from exc
     if pool.n_chunks < n_chunks:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pilotlight.native_loader import _native
 from pilotlight.native_loader._native import ChunkView
 from pilotlight.native_loader.errors import LayoutMismatch, WeightsClosed
 from pilotlight.native_loader.formats.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from pilotlight.native_loader.formats.parts import (
     TensorEntry,
 )
 from pilotlight.native_loader.load_plans import check_places
+from pilotlight.native_loader.memory.pool import ChunkPool
 from pilotlight.native_loader.memory.tensor_views import tensors_over
 
 if TYPE_CHECKING:
@@ -81,23 +83,27 @@ def _file_layout(
 
 
 class AttachedWeights:
-    """A loaded checkpoint, mapped into this process by the pool's descriptor.
+    """A loaded checkpoint in this process.
 
-    Each file is one contiguous private mapping: reading is shared with every
-    other process, writing stays here. The descriptor may be closed once this is
-    made; a mapping lives as long as one of its tensors.
+    Of a shared pool each file is one contiguous private mapping: reading is shared with
+    every other process, writing stays here. The descriptor may be closed once this is
+    made; a mapping lives as long as one of its tensors. A pool that is not shared
+    has its files where they were loaded, and lives as long as one of its tensors.
     """
 
-    def __init__(self, fd: int, layout: WeightLayout) -> None:
-        """Map the files; no byte is copied.
+    def __init__(self, pool: int | ChunkPool | _native.ChunkPool, layout: WeightLayout) -> None:
+        """Map the files of a pool, or of the one with that descriptor; no byte is copied.
 
         Raises:
             LayoutMismatch: the layout does not fit the pool or itself.
             MemoryRefused: the kernel does not map them.
+            PoolClosed: as it says.
         """
         self._layout = layout
+        if isinstance(pool, ChunkPool):
+            pool = pool.fd if pool.is_shared else pool.native
         self._views: list[ChunkView] | None = [
-            _mapped(fd, layout.chunk_bytes, file) for file in layout.files
+            _viewed(pool, layout.chunk_bytes, file) for file in layout.files
         ]
         self._size_bytes = 0
         self._copied_bytes = 0
@@ -156,11 +162,13 @@ class AttachedWeights:
         self._views = None
 
 
-def _mapped(fd: int, chunk_bytes: int, file: FileLayout) -> ChunkView:
+def _viewed(pool: int | _native.ChunkPool, chunk_bytes: int, file: FileLayout) -> ChunkView:
     if file.offset % PLACE_BYTES:
         raise LayoutMismatch(f"a file can't begin at byte {file.offset:,d} of a chunk")
     try:
-        return ChunkView(fd, chunk_bytes, file.chunks, file.size_bytes, file.offset)
+        if isinstance(pool, int):
+            return ChunkView(pool, chunk_bytes, file.chunks, file.size_bytes, file.offset)
+        return ChunkView(pool, file.chunks, file.size_bytes, file.offset)
     except (ValueError, TypeError) as exc:
         # A number that no chunk can have is a TypeError.
         raise LayoutMismatch(str(exc)) from exc

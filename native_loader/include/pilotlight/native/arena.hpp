@@ -38,15 +38,23 @@ class AddressRange {
     std::span<std::byte> bytes_;
 };
 
-/// One memfd, mapped here shared and sealed: others can map it, but never resize it or write
-/// into it. Nothing is populated until it is asked for. Thread-safe.
+/// Who can use memory.
+enum class Sharing : std::uint8_t {
+    kShared,   ///< a memfd, sealed: others can map it, but never resize it or write into it
+    kPrivate,  ///< this process alone, which has it sooner, and in huge pages more often
+};
+
+/// One range of memory. Nothing is populated until it is asked for. Thread-safe.
 class Arena {
   public:
     /// Where the machine has several memory nodes the arena is spread over them, or lies on
     /// `node`. Throws MemoryRefused.
     explicit Arena(std::size_t size, std::optional<unsigned> node = std::nullopt,
+                   Sharing sharing = Sharing::kShared,
                    const std::string& node_directory = kNodeDirectory);
 
+    [[nodiscard]] bool is_shared() const noexcept { return static_cast<bool>(memfd_); }
+    /// -1 where the memory is private.
     [[nodiscard]] int fd() const noexcept { return memfd_.get(); }
     [[nodiscard]] std::span<std::byte> bytes() const noexcept { return range_.bytes(); }
 
@@ -59,7 +67,8 @@ class Arena {
     [[nodiscard]] std::size_t populate_ahead(std::size_t n_units);
 
     [[nodiscard]] std::size_t populated_bytes() const noexcept;
-    /// The part of the populated bytes that has huge pages.
+    /// The part of the populated bytes that is known to have huge pages; of private memory
+    /// nothing is known.
     [[nodiscard]] std::size_t huge_bytes() const noexcept;
 
     /// Why the memory nodes could not be chosen; empty where they were, or there is only one.
@@ -71,6 +80,7 @@ class Arena {
     void choose_nodes(std::span<const unsigned> nodes);
     [[nodiscard]] bool populate_unit(std::size_t unit);
     void fill(std::span<std::byte> memory);
+    void fill_without_populating(std::span<std::byte> memory);
     [[nodiscard]] bool make_huge(std::span<std::byte> memory) noexcept;
     [[nodiscard]] std::span<std::byte> unit_bytes(std::size_t unit) const noexcept;
 

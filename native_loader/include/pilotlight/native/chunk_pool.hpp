@@ -35,10 +35,12 @@ class ChunkPool {
     /// The memory is spread over the machine's memory nodes, or lies on `node`.
     /// Throws MemoryRefused, std::invalid_argument unless chunks are a multiple of 4096 bytes.
     ChunkPool(std::size_t n_chunks, std::size_t chunk_bytes,
-              std::optional<unsigned> node = std::nullopt);
+              std::optional<unsigned> node = std::nullopt, Sharing sharing = Sharing::kShared);
 
     [[nodiscard]] std::size_t chunk_bytes() const noexcept { return chunk_bytes_; }
     [[nodiscard]] std::size_t n_chunks() const noexcept { return states_.size(); }
+    [[nodiscard]] bool is_shared() const noexcept { return arena_.is_shared(); }
+    /// -1 where the memory is private.
     [[nodiscard]] int fd() const noexcept { return arena_.fd(); }
     [[nodiscard]] Accounts accounts() const;
     [[nodiscard]] std::size_t populated_bytes() const noexcept { return arena_.populated_bytes(); }

@@ -22,13 +22,14 @@ inline constexpr std::size_t kMostMeasurements = 9;
 
 /// What to measure next, after what was measured so far; nothing once that is enough.
 ///
-/// First how much is in flight, by how many readers, in blocks of the usual size; then the size
-/// of the blocks.
+/// First the usual settings; then how much is in flight, by how many readers, in blocks of the
+/// usual size; then the size of the blocks.
 [[nodiscard]] std::optional<DiskSettings> next_to_measure(
     std::span<const DiskMeasurement> measurements, bool has_uring);
 
-/// The cheapest that is about as fast as the fastest: of fewest readers, then of least depth,
-/// then of blocks of the usual size, then of smallest ones. Nothing if nothing was measured.
+/// Of all that are about as fast as the fastest the one that does best in loads, which do more
+/// than read; then of blocks of the usual size, then of smallest ones. Nothing if nothing was
+/// measured.
 [[nodiscard]] std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measurements);
 
 }  // namespace pilotlight::native

@@ -27,16 +27,22 @@ class Accounts:
 
 
 class ChunkPool:
-    """One memfd arena cut into chunks, each free, cached or bound. Thread-safe.
+    """Memory cut into chunks, each free, cached or bound. Thread-safe.
 
     Chunks get their memory when they are first loaded into, by `populate` or in the
-    background; memory that is not there is a typed error then, never a signal. Others who
-    have the fd can map chunks privately, but never write into them or resize the
-    arena. Operations on several chunks change all of them, or none.
+    background; memory that is not there is a typed error then, never a signal. It is a
+    memfd: others who have the descriptor can map chunks privately, but never write into
+    them or resize it. A pool that is not shared is had sooner, and is of use in
+    this process only. Operations on several chunks change all of them, or none.
     """
 
     def __init__(
-        self, capacity_bytes: int, *, chunk_bytes: int = CHUNK_BYTES, node: int | None = None
+        self,
+        capacity_bytes: int,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+        node: int | None = None,
+        is_shared: bool = True,
     ) -> None:
         """Reserve addresses for as many whole chunks as fit, no more than memory allows.
 
@@ -54,7 +60,9 @@ class ChunkPool:
         n_chunks = allowed // max(chunk_bytes, 1)
         if n_chunks < 1:
             raise PoolTooSmall(allowed, chunk_bytes)
-        self._native: _native.ChunkPool | None = _native.ChunkPool(n_chunks, chunk_bytes, node)
+        self._native: _native.ChunkPool | None = _native.ChunkPool(
+            n_chunks, chunk_bytes, node, is_shared
+        )
         self._n_populated = 0
         self._population: Population | None = None
 
@@ -71,8 +79,13 @@ class ChunkPool:
 
     @property
     def fd(self) -> int:
-        """Return the arena's descriptor, to be sent to workers."""
+        """Return the memory's descriptor, to be sent to workers; -1 if it is not shared."""
         return self.native.fd
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can have the memory."""
+        return self.native.is_shared
 
     @property
     def n_chunks(self) -> int:
@@ -96,7 +109,10 @@ class ChunkPool:
 
     @property
     def huge_bytes(self) -> int:
-        """Return the part of `populated_bytes` that has huge pages."""
+        """Return the part of `populated_bytes` that has huge pages, 0 if it is not shared.
+
+        The kernel does not tell of private memory.
+        """
         return self.native.huge_bytes
 
     @property
