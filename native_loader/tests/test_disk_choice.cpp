@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -23,12 +24,31 @@ std::vector<DiskMeasurement> measured_on(const auto& bytes_per_second, bool has_
     std::vector<DiskMeasurement> measurements;
     while (const std::optional<DiskSettings> next = next_to_measure(measurements, has_uring)) {
         measurements.push_back({.settings = *next, .bytes_per_second = bytes_per_second(*next)});
-        CHECK(measurements.size() < 20);
+        CHECK(measurements.size() <= kMostMeasurements);
     }
     return measurements;
 }
 
 }  // namespace
+
+TEST(measures_all_twice_so_that_a_moment_of_others_tells_nothing) {
+    std::size_t n_measured = 0;
+    const auto disturbed = [&](const DiskSettings& settings) {
+        // At first somebody else reads too, which hits the settings that are preferred.
+        const bool is_disturbed = ++n_measured < 5;
+        const double rate = settings.n_readers * settings.depth < 8 ? 1.0 : 2.0;
+        return rate * (is_disturbed ? 0.5 : 1.0) * kGB;
+    };
+
+    const std::vector<DiskMeasurement> measurements = measured_on(disturbed);
+
+    CHECK_EQUAL(measurements.size(), kMostMeasurements);
+    CHECK(choose(measurements)->settings == (DiskSettings{8, 1, kMiB}));
+    for (const DiskMeasurement& measurement : measurements) {
+        CHECK_EQUAL(
+            std::ranges::count(measurements, measurement.settings, &DiskMeasurement::settings), 2);
+    }
+}
 
 TEST(chooses_nothing_from_nothing) {
     CHECK(!choose({}));

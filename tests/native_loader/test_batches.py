@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,6 +207,30 @@ def test_one_bad_checkpoint_is_the_error_of_opening_it_and_none_is_loaded(
     assert len(loader.load_all(paths[:2])) == 2
 
 
+def test_many_headers_are_taken_from_what_was_read(
+    tmp_path: Path, rng: random.Random, loader: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = [adapter(rng) for _ in range(4)]
+    paths = [write_checkpoint(tmp_path / str(i), each) for i, each in enumerate(saved)]
+    pread = os.pread
+    n_read = 0
+
+    def counted(fd: int, n_bytes: int, offset: int) -> bytes:
+        nonlocal n_read
+        n_read += 1
+        return pread(fd, n_bytes, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+
+    together = loader.load_all(paths)
+    assert n_read == 0
+    alone = loader.load(paths[0])
+
+    assert n_read > 0
+    for tensors, expected in zip([*together, alone], [*saved, saved[0]], strict=True):
+        assert_equal(tensors, expected)
+
+
 def test_says_when_a_file_is_replaced_while_it_is_opened(
     tmp_path: Path,
     rng: random.Random,
@@ -218,7 +243,7 @@ def test_says_when_a_file_is_replaced_while_it_is_opened(
 
     class Replacing(Checkpoint):
         @classmethod
-        def open(cls, path: str | Path, *, roots: object = ()) -> Checkpoint:
+        def open(cls, path: str | Path, **_: object) -> Checkpoint:
             (other / "model.safetensors").replace(Path(path) / "model.safetensors")
             return Checkpoint.open(path)
 

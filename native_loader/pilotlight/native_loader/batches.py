@@ -7,7 +7,7 @@ import dataclasses
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,12 +40,22 @@ if TYPE_CHECKING:
 class _Begun:
     """A checkpoint that is being read."""
 
+    path: Path
+    checkpoint: Checkpoint
+    """Without tensors as long as its header is not known."""
+    is_open: bool
     load: Load
     places: list[int | Place]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A checkpoint whose bytes are there."""
+
     checkpoint: Checkpoint
+    places: list[int | Place]
     weights: AttachedWeights
-    tensors: dict[str, torch.Tensor] | None
-    """Whose bytes come with the load; None where some are copied once they are there."""
+    tensors: dict[str, torch.Tensor]
 
 
 class BatchLoader:
@@ -104,16 +114,16 @@ class BatchLoader:
         try:
             # In case of a failure the list has those that were begun before.
             begun.extend(self._begin(Path(path)) for path in paths)
-            loaded = [self._end(each) for each in begun]
+            loaded = [self._end(each, is_alone=len(begun) == 1) for each in begun]
         except BaseException:
             for each in begun:
                 each.load.cancel()
             for each in begun:
                 self._abandon(each.load, each.places)
             raise
-        for each in begun:
-            self._keep(each)
-        return loaded
+        for checkpoint in loaded:
+            self._keep(checkpoint)
+        return [each.tensors for each in loaded]
 
     def reclaim(self) -> None:
         """Give back the room of checkpoints whose tensors are gone; loading does so too."""
@@ -134,49 +144,65 @@ class BatchLoader:
         checkpoint = known or Checkpoint.open(path, roots=self._roots)
         self._loader.prepare(checkpoint)
         places = self._slab.allocate(checkpoint)
-        load: Load | None = None
         try:
             load = self._loader.submit(checkpoint, places, use_page_cache=self._use_page_cache)
-            if known is not None:
-                checkpoint = self._open_read(path, known)
-            layout = WeightLayout.of(checkpoint, places, self._slab.pool.chunk_bytes)
-            weights = AttachedWeights(self._slab.pool, layout)
-            tensors = None if weights.copied_bytes else weights.tensors()
         except BaseException:
-            self._abandon(load, places)
+            self._slab.release(places)
             raise
         return _Begun(
-            load=load, places=places, checkpoint=checkpoint, weights=weights, tensors=tensors
+            path=path, checkpoint=checkpoint, is_open=known is None, load=load, places=places
         )
 
-    def _open_read(self, path: Path, known: Checkpoint) -> Checkpoint:
+    def _end(self, begun: _Begun, *, is_alone: bool) -> _Loaded:
+        """Wait for a load's end.
+
+        While the disk is busy with others, a header is had sooner from what was read of its
+        file than by a read of its own; beside a load that is alone it comes at once.
+        """
+        checkpoint = begun.checkpoint
+        if not begun.is_open:
+            checkpoint = self._open_begun(begun, {} if is_alone else self._content(begun))
+        weights = self._attached(checkpoint, begun.places)
+        tensors = None if weights.copied_bytes else weights.tensors()
+        begun.load.result()
+        stored = weights.tensors() if tensors is None else tensors
+        aliases = {alias: stored[name] for alias, name in checkpoint.aliases.items()}
+        return _Loaded(
+            checkpoint=checkpoint, places=begun.places, weights=weights, tensors=stored | aliases
+        )
+
+    def _content(self, begun: _Begun) -> dict[str, memoryview]:
+        """Wait for the bytes of a checkpoint's only file."""
+        begun.load.result()
+        (file,) = begun.checkpoint.files
+        return {file.path.name: self._attached(begun.checkpoint, begun.places).content(0)}
+
+    def _open_begun(self, begun: _Begun, contents: Mapping[str, memoryview]) -> Checkpoint:
         """Open a checkpoint whose file is being read already."""
-        checkpoint = Checkpoint.open(path, roots=self._roots)
+        checkpoint = Checkpoint.open(begun.path, roots=self._roots, contents=contents)
         files = tuple(dataclasses.replace(file, data_offset=0) for file in checkpoint.files)
-        if files != known.files:
-            raise FileChanged(path, "it was replaced or written to")
+        if files != begun.checkpoint.files:
+            raise FileChanged(begun.path, "it was replaced or written to")
         return checkpoint
 
-    def _end(self, begun: _Begun) -> dict[str, torch.Tensor]:
-        begun.load.result()
-        stored = begun.tensors or begun.weights.tensors()
-        return stored | {alias: stored[name] for alias, name in begun.checkpoint.aliases.items()}
+    def _attached(self, checkpoint: Checkpoint, places: Sequence[int | Place]) -> AttachedWeights:
+        pool = self._slab.pool
+        return AttachedWeights(pool, WeightLayout.of(checkpoint, places, pool.chunk_bytes))
 
-    def _keep(self, begun: _Begun) -> None:
+    def _keep(self, loaded: _Loaded) -> None:
         """Hold a loaded checkpoint's room until its tensors are gone."""
-        self._slab.bind(begun.places)
-        of_files: list[list[int | Place]] = [[] for _ in begun.checkpoint.files]
-        for chunk, place in zip(begun.checkpoint.chunks, begun.places, strict=True):
+        self._slab.bind(loaded.places)
+        of_files: list[list[int | Place]] = [[] for _ in loaded.checkpoint.files]
+        for chunk, place in zip(loaded.checkpoint.chunks, loaded.places, strict=True):
             of_files[chunk.file].append(place)
-        begun.weights.when_unmapped(lambda file: self._unmapped.append(of_files[file]))
-        begun.weights.close()
+        loaded.weights.when_unmapped(lambda file: self._unmapped.append(of_files[file]))
+        loaded.weights.close()
 
-    def _abandon(self, load: Load | None, places: list[int | Place]) -> None:
+    def _abandon(self, load: Load, places: list[int | Place]) -> None:
         """Give back the room of a load, once that has ended."""
-        if load is not None:
-            load.cancel()
-            with contextlib.suppress(LoaderError):
-                load.result()
+        load.cancel()
+        with contextlib.suppress(LoaderError):
+            load.result()
         self._slab.release(places)
 
 

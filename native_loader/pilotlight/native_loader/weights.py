@@ -6,9 +6,8 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from pilotlight.native_loader import _native
 from pilotlight.native_loader._native import ChunkView
 from pilotlight.native_loader.errors import LayoutMismatch, WeightsClosed
 from pilotlight.native_loader.formats.checkpoint import Checkpoint
@@ -91,7 +90,7 @@ class AttachedWeights:
     has its files where they were loaded, and lives as long as one of its tensors.
     """
 
-    def __init__(self, pool: int | ChunkPool | _native.ChunkPool, layout: WeightLayout) -> None:
+    def __init__(self, pool: int | ChunkPool, layout: WeightLayout) -> None:
         """Map the files of a pool, or of the one with that descriptor; no byte is copied.
 
         Raises:
@@ -100,8 +99,6 @@ class AttachedWeights:
             PoolClosed: as it says.
         """
         self._layout = layout
-        if isinstance(pool, ChunkPool):
-            pool = pool.fd if pool.is_shared else pool.native
         self._views: list[ChunkView] | None = [
             _viewed(pool, layout.chunk_bytes, file) for file in layout.files
         ]
@@ -128,6 +125,17 @@ class AttachedWeights:
     def copied_bytes(self) -> int:
         """Return the bytes of tensors that `tensors` copies: those not aligned to their items."""
         return self._copied_bytes
+
+    def content(self, file: int) -> memoryview:
+        """Return all bytes of a weight file.
+
+        Raises:
+            WeightsClosed: as it says.
+        """
+        if self._views is None:
+            raise WeightsClosed
+        # It has the buffer protocol, which Python 3.11 can't say in types.
+        return memoryview(cast("Any", self._views[file]))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return every stored tensor, without a copy where it is aligned to its item size.
@@ -162,13 +170,14 @@ class AttachedWeights:
         self._views = None
 
 
-def _viewed(pool: int | _native.ChunkPool, chunk_bytes: int, file: FileLayout) -> ChunkView:
+def _viewed(pool: int | ChunkPool, chunk_bytes: int, file: FileLayout) -> ChunkView:
     if file.offset % PLACE_BYTES:
         raise LayoutMismatch(f"a file can't begin at byte {file.offset:,d} of a chunk")
     try:
-        if isinstance(pool, int):
-            return ChunkView(pool, chunk_bytes, file.chunks, file.size_bytes, file.offset)
-        return ChunkView(pool, file.chunks, file.size_bytes, file.offset)
+        if isinstance(pool, ChunkPool) and not pool.is_shared:
+            return ChunkView(pool.native, file.chunks, file.size_bytes, file.offset)
+        fd = pool.fd if isinstance(pool, ChunkPool) else pool
+        return ChunkView(fd, chunk_bytes, file.chunks, file.size_bytes, file.offset)
     except (ValueError, TypeError) as exc:
         # A number that no chunk can have is a TypeError.
         raise LayoutMismatch(str(exc)) from exc

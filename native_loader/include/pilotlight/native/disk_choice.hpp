@@ -18,12 +18,12 @@ struct DiskMeasurement {
 };
 
 /// As many as there can be to choose from.
-inline constexpr std::size_t kMostMeasurements = 9;
+inline constexpr std::size_t kMostMeasurements = 18;
 
 /// What to measure next, after what was measured so far; nothing once that is enough.
 ///
 /// First the usual settings; then how much is in flight, by how many readers, in blocks of the
-/// usual size; then the size of the blocks.
+/// usual size; then the size of the blocks. All are measured twice, with others in between.
 [[nodiscard]] std::optional<DiskSettings> next_to_measure(
     std::span<const DiskMeasurement> measurements, bool has_uring);
 

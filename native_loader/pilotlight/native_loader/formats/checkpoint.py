@@ -81,11 +81,18 @@ class Checkpoint:
     `tensors` then has the slices, each as NAME@PARTITION; `partition` opens one."""
 
     @classmethod
-    def open(cls, path: str | Path, *, roots: Sequence[Path] = ()) -> Checkpoint:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        roots: Sequence[Path] = (),
+        contents: Mapping[str, memoryview] | None = None,
+    ) -> Checkpoint:
         """Read the headers of a safetensors or packed checkpoint and check all they say.
 
         `path` is a directory, or one safetensors file. With `roots`, it and every
-        file in it must lie inside one of them once all links are followed.
+        file in it must lie inside one of them once all links are followed. Headers
+        of safetensors whose `contents` are in memory already, by name, are taken from there.
 
         Raises:
             NotACheckpoint: there is none, or (OutsideRoots, PickleRefused) none that may be opened.
@@ -93,7 +100,7 @@ class Checkpoint:
             UnsupportedVersion: a newer release packed it.
             ReadFailed: the file system failed.
         """
-        return _open(Path(path), Roots(roots))
+        return _open(Path(path), Roots(roots), contents)
 
     @classmethod
     def open_file(cls, file: str | Path) -> Checkpoint:
@@ -160,7 +167,7 @@ class Checkpoint:
         return verify(self, ledger, progress)
 
 
-def _open(path: Path, roots: Roots) -> Checkpoint:
+def _open(path: Path, roots: Roots, contents: Mapping[str, memoryview] | None) -> Checkpoint:
     with _file_errors(path):
         roots.check(path)
         if not path.exists():
@@ -168,7 +175,7 @@ def _open(path: Path, roots: Roots) -> Checkpoint:
         manifest = read_manifest(path, roots) if path.is_dir() else None
         if manifest is not None:
             return _open_packed(path, manifest, roots)
-        return _open_safetensors(find_weight_files(path, roots), roots)
+        return _open_safetensors(find_weight_files(path, roots), roots, contents)
 
 
 @contextmanager
@@ -194,9 +201,16 @@ def _open_file(path: Path) -> Checkpoint:
         return _open_safetensors(found, Roots([]))
 
 
-def _open_safetensors(found: WeightFiles, roots: Roots) -> Checkpoint:
+def _open_safetensors(
+    found: WeightFiles, roots: Roots, contents: Mapping[str, memoryview] | None = None
+) -> Checkpoint:
     shards = read_shards(
-        found.directory, found.names, format="safetensors", roots=roots, mentioned_in=INDEX_NAME
+        found.directory,
+        found.names,
+        format="safetensors",
+        roots=roots,
+        mentioned_in=INDEX_NAME,
+        contents=contents,
     )
     _check_index(found, shards)
     execution_files = find_execution_files(found.directory, roots)

@@ -6,8 +6,7 @@ in spaces), and the tensors' bytes without holes.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,10 @@ from pilotlight.native_loader.formats.plain_headers import parse_plain
 MAX_HEADER_BYTES = 100_000_000
 """What the format allows."""
 LENGTH_BYTES = 8
+
+RangeReader = Callable[[int, int], bytes]
+"""Returns that many of a file's bytes, or fewer at its end, from an offset on."""
+
 _FIRST_READ_BYTES = 16 << 10
 """Many headers are no longer, and a cold disk gives no fewer bytes in less time."""
 
@@ -40,14 +43,14 @@ class Header:
     """All bytes before the data."""
 
 
-def read_header(fd: int, *, file: Path, size_bytes: int) -> Header:
-    """Read and check the header of an open file.
+def read_header(read: RangeReader, *, file: Path, size_bytes: int) -> Header:
+    """Read and check a file's header.
 
     Raises:
         CorruptCheckpoint: it breaks a rule of the format.
         PickleRefused: it is a pickle under another name.
     """
-    start = os.pread(fd, _FIRST_READ_BYTES, 0)
+    start = read(_FIRST_READ_BYTES, 0)
     _check_kind(start, file)
     if len(start) < LENGTH_BYTES:
         raise CorruptCheckpoint(file, f"is {size_bytes} bytes long, shorter than any header")
@@ -58,7 +61,7 @@ def read_header(fd: int, *, file: Path, size_bytes: int) -> Header:
         )
     if length > size_bytes - LENGTH_BYTES:
         raise CorruptCheckpoint(file, f"claims a header of {length:,d} bytes, longer than the file")
-    return parse_header(_read_to(LENGTH_BYTES + length, fd, start, file), file, size_bytes)
+    return parse_header(_read_to(LENGTH_BYTES + length, read, start, file), file, size_bytes)
 
 
 def parse_header(raw: bytes, file: Path, size_bytes: int) -> Header:
@@ -87,12 +90,12 @@ def _check_kind(start: bytes, file: Path) -> None:
         raise CorruptCheckpoint(file, "is a Git LFS pointer; fetch the weights with git lfs pull")
 
 
-def _read_to(end: int, fd: int, start: bytes, file: Path) -> bytes:
+def _read_to(end: int, read: RangeReader, start: bytes, file: Path) -> bytes:
     """Return the file's bytes up to `end`, of which `start` was read before."""
     parts = [start[:end]]
     done = len(parts[0])
     while done < end:
-        part = os.pread(fd, end - done, done)
+        part = read(end - done, done)
         if not part:
             raise CorruptCheckpoint(file, f"ends at byte {done:,d}, within its header")
         parts.append(part)

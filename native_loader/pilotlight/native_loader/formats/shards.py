@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pilotlight.native_loader.errors import CorruptCheckpoint
@@ -29,9 +30,15 @@ class Shards:
 
 
 def read_shards(
-    directory: Path, names: Sequence[str], *, format: str, roots: Roots, mentioned_in: str
+    directory: Path,
+    names: Sequence[str],
+    *,
+    format: str,
+    roots: Roots,
+    mentioned_in: str,
+    contents: Mapping[str, memoryview] | None = None,
 ) -> Shards:
-    """Read the headers of a directory's weight files.
+    """Read the headers of a directory's weight files, or take them from their `contents`.
 
     Raises:
         CorruptCheckpoint: a header breaks a rule, a file is missing, two hold one tensor.
@@ -42,7 +49,7 @@ def read_shards(
     for name in names:
         roots.check(directory / name)
         try:
-            file, header = _read_file(directory / name, roots)
+            file, header = _read_file(directory / name, roots, (contents or {}).get(name))
         except FileNotFoundError as exc:
             rule = f"names {name!r}, which is missing"
             raise CorruptCheckpoint(directory / mentioned_in, rule) from exc
@@ -67,7 +74,9 @@ def layout_id_of(format: str, headers: Sequence[bytes], sizes_bytes: Sequence[in
     return digest.hexdigest()
 
 
-def _read_file(path: Path, roots: Roots) -> tuple[CheckpointFile, Header]:
+def _read_file(
+    path: Path, roots: Roots, content: memoryview | None
+) -> tuple[CheckpointFile, Header]:
     # A FIFO would block a plain open for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -75,7 +84,8 @@ def _read_file(path: Path, roots: Roots) -> tuple[CheckpointFile, Header]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise CorruptCheckpoint(path, "is no regular file")
-        header = read_header(fd, file=path, size_bytes=status.st_size)
+        read = partial(os.pread, fd) if content is None else partial(_range_of, content)
+        header = read_header(read, file=path, size_bytes=status.st_size)
     finally:
         os.close(fd)
     file = CheckpointFile(
@@ -88,6 +98,10 @@ def _read_file(path: Path, roots: Roots) -> tuple[CheckpointFile, Header]:
         ctime_ns=status.st_ctime_ns,
     )
     return file, header
+
+
+def _range_of(content: memoryview, length: int, offset: int) -> bytes:
+    return content[offset : offset + length].tobytes()
 
 
 def _join_tensors(
