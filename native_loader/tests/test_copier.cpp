@@ -13,8 +13,8 @@
 #include "check.hpp"
 #include "files.hpp"
 #include "pilotlight/native/copier.hpp"
-#include "pilotlight/native/cpu_device.hpp"
 #include "pilotlight/native/error.hpp"
+#include "wrapped_device.hpp"
 
 using namespace pilotlight::native;
 
@@ -104,30 +104,15 @@ class ScriptedQueue final : public CopyQueue {
     std::string job_;
 };
 
-class ScriptedDevice final : public Device {
+class ScriptedDevice final : public WrappedDevice {
   public:
-    explicit ScriptedDevice(Script& script) : script_(script) {}
-    const std::string& name() const noexcept override { return name_; }
-    std::shared_ptr<DeviceMemory> allocate(std::size_t size) override {
-        return cpu_.allocate(size);
-    }
-    std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size) override {
-        return cpu_.attach(fd, size);
-    }
-    DeviceSpace space() override { return cpu_.space(); }
+    explicit ScriptedDevice(Script& script) : WrappedDevice("scripted"), script_(script) {}
     std::unique_ptr<CopyQueue> make_queue() override {
         return std::make_unique<ScriptedQueue>(script_);
-    }
-    bool pin(std::span<std::byte> /*memory*/) noexcept override { return true; }
-    void unpin(std::span<std::byte> /*memory*/) noexcept override {}
-    void read(const DeviceMemory& from, std::uint64_t offset, std::span<std::byte> into) override {
-        cpu_.read(from, offset, into);
     }
 
   private:
     Script& script_;
-    const std::string name_ = "scripted";
-    CpuDevice cpu_;
 };
 
 struct Fixture {

@@ -17,6 +17,7 @@
 #include "pilotlight/native/crc32c.hpp"
 #include "pilotlight/native/error.hpp"
 #include "pilotlight/native/loader.hpp"
+#include "wrapped_device.hpp"
 
 using namespace pilotlight::native;
 
@@ -104,48 +105,17 @@ void stream_through(std::size_t n_staging, ChunkPool& pool, LoadPlan& plan) {
 }
 
 // A device whose nth copy fails.
-class FailingDevice final : public Device {
+class FailingDevice final : public WrappedDevice {
   public:
-    explicit FailingDevice(int n) : n_copies_left_(n) {}
-    const std::string& name() const noexcept override { return name_; }
-    std::shared_ptr<DeviceMemory> allocate(std::size_t size_bytes) override {
-        return cpu_.allocate(size_bytes);
-    }
-    std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size_bytes) override {
-        return cpu_.attach(fd, size_bytes);
-    }
-    DeviceSpace space() override { return cpu_.space(); }
-    std::unique_ptr<CopyQueue> make_queue() override {
-        return std::make_unique<Queue>(*this, cpu_.make_queue());
-    }
-    bool pin(std::span<std::byte>) noexcept override { return false; }
-    void unpin(std::span<std::byte>) noexcept override {}
-    void read(const DeviceMemory& from, std::uint64_t offset, std::span<std::byte> into) override {
-        cpu_.read(from, offset, into);
-    }
+    explicit FailingDevice(int n) : WrappedDevice("failing", false), n_copies_left_(n) {}
 
   private:
-    class Queue final : public CopyQueue {
-      public:
-        Queue(FailingDevice& device, std::unique_ptr<CopyQueue> queue)
-            : device_(device), queue_(std::move(queue)) {}
-        void copy(const DeviceMemory& into, std::span<const std::byte> from,
-                  std::span<const CopySpan> spans) override {
-            if (--device_.n_copies_left_ == 0) {
-                throw DeviceFailed("failing", "copy", "BROKEN");
-            }
-            queue_->copy(into, from, spans);
+    void before_copy(const DeviceMemory& /*into*/) override {
+        if (--n_copies_left_ == 0) {
+            throw DeviceFailed("failing", "copy", "BROKEN");
         }
-        std::unique_ptr<CopyMark> mark() override { return queue_->mark(); }
-        void drain() noexcept override { queue_->drain(); }
+    }
 
-      private:
-        FailingDevice& device_;
-        const std::unique_ptr<CopyQueue> queue_;
-    };
-
-    const std::string name_ = "failing";
-    CpuDevice cpu_;
     int n_copies_left_;
 };
 
@@ -615,24 +585,9 @@ TEST(ends_at_once_where_all_is_resident) {
 }
 
 // A device whose copies are done when they are let go.
-class HeldDevice final : public Device {
+class HeldDevice final : public WrappedDevice {
   public:
-    const std::string& name() const noexcept override { return name_; }
-    std::shared_ptr<DeviceMemory> allocate(std::size_t size_bytes) override {
-        return cpu_.allocate(size_bytes);
-    }
-    std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size_bytes) override {
-        return cpu_.attach(fd, size_bytes);
-    }
-    DeviceSpace space() override { return cpu_.space(); }
-    std::unique_ptr<CopyQueue> make_queue() override {
-        return std::make_unique<Queue>(*this, cpu_.make_queue());
-    }
-    bool pin(std::span<std::byte>) noexcept override { return true; }
-    void unpin(std::span<std::byte>) noexcept override {}
-    void read(const DeviceMemory& from, std::uint64_t offset, std::span<std::byte> into) override {
-        cpu_.read(from, offset, into);
-    }
+    HeldDevice() : WrappedDevice("held") {}
 
     void let_go() {
         is_held_ = false;
@@ -642,27 +597,12 @@ class HeldDevice final : public Device {
     const DeviceMemory* last_target() const { return last_target_; }
 
   private:
-    class Queue final : public CopyQueue {
-      public:
-        Queue(HeldDevice& device, std::unique_ptr<CopyQueue> queue)
-            : device_(device), queue_(std::move(queue)) {}
-        void copy(const DeviceMemory& into, std::span<const std::byte> from,
-                  std::span<const CopySpan> spans) override {
-            device_.is_held_.wait(true);
-            ++device_.n_copies_;
-            device_.last_target_ = &into;
-            queue_->copy(into, from, spans);
-        }
-        std::unique_ptr<CopyMark> mark() override { return queue_->mark(); }
-        void drain() noexcept override { queue_->drain(); }
+    void before_copy(const DeviceMemory& into) override {
+        is_held_.wait(true);
+        ++n_copies_;
+        last_target_ = &into;
+    }
 
-      private:
-        HeldDevice& device_;
-        const std::unique_ptr<CopyQueue> queue_;
-    };
-
-    const std::string name_ = "held";
-    CpuDevice cpu_;
     std::atomic<bool> is_held_ = true;
     std::atomic<int> n_copies_ = 0;
     std::atomic<const DeviceMemory*> last_target_ = nullptr;
@@ -769,26 +709,12 @@ TEST(leaves_everything_to_the_parent_after_a_fork) {
 }
 
 TEST(a_device_whose_queue_can_not_be_opened_fails_its_load_alone) {
-    class NoQueues final : public Device {
+    class NoQueues final : public WrappedDevice {
       public:
-        const std::string& name() const noexcept override { return name_; }
-        std::shared_ptr<DeviceMemory> allocate(std::size_t size_bytes) override {
-            return cpu_.allocate(size_bytes);
-        }
-        std::shared_ptr<DeviceMemory> attach(int fd, std::size_t size_bytes) override {
-            return cpu_.attach(fd, size_bytes);
-        }
-        DeviceSpace space() override { return cpu_.space(); }
+        NoQueues() : WrappedDevice("none") {}
         std::unique_ptr<CopyQueue> make_queue() override {
             throw DeviceFailed("none", "make_queue", "BROKEN");
         }
-        bool pin(std::span<std::byte>) noexcept override { return true; }
-        void unpin(std::span<std::byte>) noexcept override {}
-        void read(const DeviceMemory&, std::uint64_t, std::span<std::byte>) override {}
-
-      private:
-        const std::string name_ = "none";
-        CpuDevice cpu_;
     };
     Fixture f;
     write_file(f.directory / "a", random_bytes(kChunk));
