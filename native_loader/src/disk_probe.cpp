@@ -10,12 +10,14 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "pilotlight/native/arena.hpp"
 #include "pilotlight/native/block_reader.hpp"
 #include "pilotlight/native/crc32c.hpp"
 #include "pilotlight/native/error.hpp"
+#include "pilotlight/native/rehearsal.hpp"
 #include "pilotlight/native/signals_blocked.hpp"
 
 namespace pilotlight::native {
@@ -107,17 +109,15 @@ double Window::bytes_per_second(Seconds length) {
 }
 
 void Window::read(std::size_t reader_number) {
-    std::vector<Clock::time_point> times;
-    std::exception_ptr failure;
+    rehearse_throwing();
     try {
+        std::vector<Clock::time_point> times;
         keep_reading(reader_number, times);
+        const std::lock_guard lock(mutex_);
+        times_.insert(times_.end(), times.begin(), times.end());
     } catch (...) {
-        failure = std::current_exception();
-    }
-    const std::lock_guard lock(mutex_);
-    times_.insert(times_.end(), times.begin(), times.end());
-    if (failure) {
-        failure_ = failure;
+        const std::lock_guard lock(mutex_);
+        failure_ = std::current_exception();
     }
 }
 
@@ -183,15 +183,13 @@ void measure(ProbeResult& result, SourceFile& file, std::uint64_t file_bytes, Se
     }
 }
 
-}  // namespace
-
-ProbeResult probe_disk(const std::string& path, const FileIdentity& identity,
-                       Seconds limit) noexcept {
-    ProbeResult result;
+// Throws std::bad_alloc where there is no memory to say what went wrong.
+void probe(ProbeResult& result, const std::string& path, const FileIdentity& identity,
+           Seconds limit) {
     try {
         if (identity.size_bytes < kScratchBytes) {
             result.why_not = "the file is too small";
-            return result;
+            return;
         }
         const std::unique_ptr<SourceFile> file = SourceFile::open(path, identity);
         if (file->direct_fd() >= 0) {
@@ -211,6 +209,19 @@ ProbeResult probe_disk(const std::string& path, const FileIdentity& identity,
         result.why_not = error.what_changed;
     } catch (const std::exception& error) {
         result.why_not = error.what();
+    }
+}
+
+}  // namespace
+
+ProbeResult probe_disk(const std::string& path, const FileIdentity& identity,
+                       Seconds limit) noexcept {
+    ProbeResult result;
+    try {
+        probe(result, path, identity, limit);
+    } catch (const std::bad_alloc&) {
+        result.best.reset();
+        result.why_not = "no memory";  // So short that it needs none.
     }
     return result;
 }

@@ -11,6 +11,7 @@
 #include "../fuzz/system_calls.hpp"
 #include "check.hpp"
 #include "files.hpp"
+#include "pilotlight/native/disk_probe.hpp"
 #include "pilotlight/native/error.hpp"
 #include "pilotlight/native/loader.hpp"
 
@@ -209,4 +210,21 @@ TEST(a_heap_without_memory_fails_a_load_and_nothing_else) {
         f.check_returns_all_chunks({first, second});
     }
     CHECK(n_failed_in_all > 0);
+}
+
+// Each time another allocation of the probe's and its readers' fails, from the first on.
+TEST(a_heap_without_memory_ends_a_probe_and_nothing_else) {
+    constexpr std::size_t kSmallestProbed = std::size_t{16} << 20;
+    constexpr std::uint64_t kMoreThanInOneWindow = 60;
+    const TemporaryDirectory directory;
+    const std::string path = directory / "f";
+    write_file(path, std::vector<std::byte>(kSmallestProbed));
+    int n_without_answer = 0;
+    for (std::uint64_t nth = 0; nth < kMoreThanInOneWindow; ++nth) {
+        const fuzz::ArmedFaults armed(once(Call::kNew, nth, ENOMEM));
+        const ProbeResult result = probe_disk(path, identity_of(path), Seconds(0.01));
+        CHECK_EQUAL(result.best.has_value(), result.why_not.empty());
+        n_without_answer += result.best ? 0 : 1;
+    }
+    CHECK(n_without_answer > 0);
 }
