@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -25,16 +27,18 @@ using fuzz::require;
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kPoolChunks = 12;
 
+std::shared_ptr<const ChunkPool> filled_pool(Sharing sharing) {
+    auto fresh = std::make_shared<ChunkPool>(kPoolChunks, kPageBytes, std::nullopt, sharing);
+    for (ChunkIndex chunk = 0; chunk < kPoolChunks; ++chunk) {
+        fresh->populate(chunk, 0, kPageBytes);
+        std::ranges::copy(fuzz::contents(chunk, kPageBytes), fresh->bytes(chunk).begin());
+    }
+    return fresh;
+}
+
 // The pool is the same for all inputs, for views never change it.
 const ChunkPool& pool() {
-    static const std::unique_ptr<ChunkPool> made = [] {
-        auto fresh = std::make_unique<ChunkPool>(kPoolChunks, kPageBytes);
-        for (ChunkIndex chunk = 0; chunk < kPoolChunks; ++chunk) {
-            fresh->populate(chunk, 0, kPageBytes);
-            std::ranges::copy(fuzz::contents(chunk, kPageBytes), fresh->bytes(chunk).begin());
-        }
-        return fresh;
-    }();
+    static const std::shared_ptr<const ChunkPool> made = filled_pool(Sharing::kShared);
     return *made;
 }
 
@@ -103,6 +107,21 @@ void view_pool(fuzz::Input& input) {
     use(view.bytes());
 }
 
+// Nothing is written here, for it would be written into the pool.
+void view_private_pool(fuzz::Input& input) {
+    static const std::shared_ptr<const ChunkPool> made = filled_pool(Sharing::kPrivate);
+    std::vector<ChunkIndex> shown = chunks(input);
+    if (!input.one_in(4)) {
+        shown.resize(input.below(kPoolChunks));
+        std::iota(shown.begin(), shown.end(), static_cast<ChunkIndex>(input.below(kPoolChunks)));
+    }
+    const std::size_t size_bytes =
+        input.one_in(4) ? input.extent() : shown.size() * kPageBytes - input.byte();
+    const std::size_t offset = input.one_in(4) ? input.extent() : input.byte();
+    const ChunkView view(made, shown, size_bytes, offset);
+    check_view(view, kPageBytes, shown, size_bytes, offset);
+}
+
 // Nothing is written here, for the largest descriptors hold more than this machine has.
 void view_odd_descriptor(fuzz::Input& input) {
     const Descriptor odd = odd_descriptor(input);
@@ -153,6 +172,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 break;
             case 2:
                 reserve(input);
+                break;
+            case 3:
+                view_private_pool(input);
                 break;
             default:
                 view_pool(input);
