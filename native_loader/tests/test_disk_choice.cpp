@@ -61,6 +61,16 @@ TEST(chooses_more_in_flight_than_a_probe_needs) {
     CHECK(choose(measured_on(any, false))->settings == (DiskSettings{8, 1, kMiB}));
 }
 
+TEST(says_no_more_of_a_disk_than_it_gave_each_time) {
+    const std::vector<DiskMeasurement> measurements{
+        measured(8, 1, kMiB, 5.00 * kGB),
+        measured(4, 1, kMiB, 2.00 * kGB),
+        measured(8, 1, kMiB, 3.00 * kGB),
+    };
+
+    CHECK(choose(measurements) == measurements[2]);
+}
+
 TEST(chooses_what_is_preferred_among_the_fastest) {
     const std::vector<DiskMeasurement> measurements{
         measured(16, 1, kMiB, 2.00 * kGB),

@@ -28,8 +28,8 @@ inline constexpr std::size_t kMostMeasurements = 18;
     std::span<const DiskMeasurement> measurements, bool has_uring);
 
 /// Of all that are about as fast as the fastest the one that does best in loads, which do more
-/// than read; then of blocks of the usual size, then of smallest ones. Nothing if nothing was
-/// measured.
+/// than read; then of blocks of the usual size, then of smallest ones; as the slowest of its
+/// measurements. Nothing if nothing was measured.
 [[nodiscard]] std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measurements);
 
 }  // namespace pilotlight::native
