@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.conftest import Absent
+from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles, MountRefused
 
-from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool
+from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool, Load, Loader
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
 
 
@@ -36,6 +38,28 @@ def faulty(tmp_path: Path, source: Path, absent: Absent) -> Iterator[FaultyFiles
 def failing(faulty: FaultyFiles) -> Checkpoint:
     """The checkpoint that can fail."""
     return Checkpoint.open(faulty.directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckLoad:
+    """A load one of whose reads does not come back before it is released."""
+
+    load: Load
+    chunks: list[int]
+
+
+@pytest.fixture
+def stuck(
+    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
+) -> Iterator[StuckLoad]:
+    """A load that is stuck in the middle; in the end its chunks can be released."""
+    (file,) = failing.files
+    faulty.set(file.path.name, Faults(hold_at=CHUNK_BYTES + (1 << 20) + 12345))
+    chunks = pool.allocate(failing.n_chunks)
+    load = loader.submit(failing, chunks)
+    faulty.wait_until_held()
+    yield StuckLoad(load=load, chunks=chunks)
+    pool.release(chunks)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.native_loader.faults.faulty_file_system import Faults
+from tests.native_loader.faults.conftest import StuckLoad
 from tests.native_loader.faults.faulty_files import FaultyFiles
 from tests.native_loader.faults.waiting import wait_until_reading
 
@@ -118,24 +118,13 @@ def test_a_file_that_changed_before_it_is_read_fails_that_load_alone(
 
 @pytest.mark.parametrize("change", [shrink, rewrite, replace])
 def test_a_change_between_two_reads_is_noticed_at_the_end(
-    pool: ChunkPool,
-    loader: Loader,
-    faulty: FaultyFiles,
-    failing: Checkpoint,
-    source: Path,
-    change: Callable[[Path], None],
+    faulty: FaultyFiles, source: Path, change: Callable[[Path], None], stuck: StuckLoad
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
     change(source / NAME)
     faulty.release()
 
     with pytest.raises(FileChanged):
-        load.result(DEADLINE_SECONDS)
-    pool.release(chunks)
+        stuck.load.result(DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize("change", CHANGES)

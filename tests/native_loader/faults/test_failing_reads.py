@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.native_loader.faults.conftest import StuckLoad
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
 
@@ -138,35 +139,21 @@ def test_a_file_that_can_not_be_opened_any_more(
     pool.release(chunks)
 
 
-def test_a_file_system_that_dies_in_the_middle(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
-) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
+def test_a_file_system_that_dies_in_the_middle(faulty: FaultyFiles, stuck: StuckLoad) -> None:
     faulty.kill()
 
     with pytest.raises(ReadFailed):
-        load.result(DEADLINE_SECONDS)
-    pool.release(chunks)
+        stuck.load.result(DEADLINE_SECONDS)
 
 
 def test_a_file_system_that_says_a_file_is_shorter_now(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
+    faulty: FaultyFiles, stuck: StuckLoad
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
     faulty.set(NAME, Faults(missing_bytes=1 << 20))
     faulty.release()
 
     with pytest.raises(FileChanged, match="bytes long and is now"):
-        load.result(DEADLINE_SECONDS)
-    pool.release(chunks)
+        stuck.load.result(DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize(

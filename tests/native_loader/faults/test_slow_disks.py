@@ -4,12 +4,12 @@ import threading
 import time
 
 import pytest
+from tests.native_loader.faults.conftest import StuckLoad
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
 from tests.native_loader.faults.waiting import wait_until_reading
 
 from pilotlight.native_loader import (
-    CHUNK_BYTES,
     Checkpoint,
     ChunkPool,
     ChunkStateError,
@@ -23,59 +23,48 @@ pytestmark = pytest.mark.integration
 
 NAME = "model.safetensors"
 DEADLINE_SECONDS = 30
-IN_THE_MIDDLE = CHUNK_BYTES + (1 << 20) + 12345
 
 
 def test_a_disk_that_does_not_answer_holds_up_nothing_on_other_disks(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint, sound: Checkpoint
+    pool: ChunkPool,
+    loader: Loader,
+    faulty: FaultyFiles,
+    failing: Checkpoint,
+    sound: Checkpoint,
+    stuck: StuckLoad,
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
     other_chunks = pool.allocate(sound.n_chunks)
     other = loader.submit(sound, other_chunks)
 
     other.result(DEADLINE_SECONDS)
     assert loader.finished() == [other]
     with pytest.raises(LoadPending):
-        load.result(timeout=0)
+        stuck.load.result(timeout=0)
     faulty.set(NAME, Faults())
     faulty.release()
-    assert load.result(DEADLINE_SECONDS).bytes_read == failing.size_bytes
-    pool.release(chunks + other_chunks)
+    assert stuck.load.result(DEADLINE_SECONDS).bytes_read == failing.size_bytes
+    pool.release(other_chunks)
 
 
 def test_chunks_are_kept_while_a_read_that_was_cancelled_may_still_write_them(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
+    pool: ChunkPool, faulty: FaultyFiles, stuck: StuckLoad
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
-    load.cancel()
+    stuck.load.cancel()
 
     with pytest.raises(LoadPending):
-        load.result(timeout=0)
+        stuck.load.result(timeout=0)
     with pytest.raises(ChunkStateError, match="is loading, not cached"):
-        pool.release(chunks)
+        pool.release(stuck.chunks)
     with pytest.raises(PoolBusy):
         pool.close()
     faulty.release()
     with pytest.raises(LoadCancelled):
-        load.result(DEADLINE_SECONDS)
-    pool.release(chunks)
+        stuck.load.result(DEADLINE_SECONDS)
 
 
 def test_loads_of_the_same_disk_go_on_beside_a_read_without_an_answer(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
+    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint, stuck: StuckLoad
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
     faulty.set(NAME, Faults())
 
     other_chunks = pool.allocate(failing.n_chunks)
@@ -83,18 +72,13 @@ def test_loads_of_the_same_disk_go_on_beside_a_read_without_an_answer(
 
     assert other.result(DEADLINE_SECONDS).bytes_read == failing.size_bytes
     faulty.release()
-    load.result(DEADLINE_SECONDS)
-    pool.release(chunks + other_chunks)
+    stuck.load.result(DEADLINE_SECONDS)
+    pool.release(other_chunks)
 
 
 def test_closing_waits_for_reads_that_may_still_write(
-    pool: ChunkPool, loader: Loader, faulty: FaultyFiles, failing: Checkpoint
+    loader: Loader, faulty: FaultyFiles, stuck: StuckLoad
 ) -> None:
-    faulty.set(NAME, Faults(hold_at=IN_THE_MIDDLE))
-    chunks = pool.allocate(failing.n_chunks)
-    load = loader.submit(failing, chunks)
-    faulty.wait_until_held()
-
     closing = threading.Thread(target=loader.close)
     closing.start()
     faulty.release()
@@ -102,8 +86,7 @@ def test_closing_waits_for_reads_that_may_still_write(
 
     assert not closing.is_alive()
     with pytest.raises(LoadCancelled):
-        load.result(timeout=0)
-    pool.release(chunks)
+        stuck.load.result(timeout=0)
 
 
 def test_a_load_from_a_slow_disk_is_cancelled_within_a_read(
