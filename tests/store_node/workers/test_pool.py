@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import select
@@ -609,12 +610,14 @@ async def test_workers_that_came_and_went_leave_nothing_open(
         await until_warm(pool, {"timed": 1})
 
     await come_and_go()
+    gc.collect()
     early = n_open()
     for _ in range(10):
         await come_and_go()
 
-    # That a worker is warm may be known before its pidfd has come; ten that leaked would show.
-    assert all(abs(late - before) <= 1 for late, before in zip(n_open(), early, strict=True))
+    # That a worker is warm may be known before its pidfd has come, and what earlier tests left to
+    # be collected may go meanwhile; one left open by each of ten workers would show.
+    assert all(late - before < 5 for late, before in zip(n_open(), early, strict=True))
     assert sorted(os.listdir(tmp_path / "logs")) == ["timed-12.log", "timed-zygote.log"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,7 +72,8 @@ async def chat(client: httpx.AsyncClient, model: str) -> httpx.Response:
     [
         ("{{ 'x' * 3000000000 }}", "takes more than 1 GiB of memory"),
         ("{{ 'x' * 20000000 }}", "writes more than 8 MiB"),
-        ("{{ 'x' * 400000000 }}", "takes more than 1 GiB of memory"),
+        # Which limit it meets first depends on how fast the machine gives memory.
+        ("{{ 'x' * 400000000 }}", "takes more than 1 GiB of memory|runs for more than 2 s"),
         (LOOPS, "runs for more than 2 s"),
     ],
 )
@@ -84,8 +86,9 @@ async def test_one_models_template_is_refused_while_others_answer(
     refused, answered = await asyncio.gather(chat(client, "hostile"), chat(client, "kind"))
 
     assert refused.status_code == 400
-    assert refused.json()["error"] == {
-        "message": f"the model's chat template {reason}",
+    error = refused.json()["error"]
+    assert re.fullmatch(f"the model's chat template ({reason})", error.pop("message"))
+    assert error == {
         "type": "invalid_request_error",
         "param": "messages",
         "code": None,
