@@ -12,21 +12,22 @@ namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-// In order of preference, for disks that do not care. Two readers at least: they also populate
-// memory and compute checksums, and one processor is outrun by a fast disk there. Meanwhile they
-// keep less in flight than in a probe, so rather more of them than just enough.
+// In order of preference, for disks that do not care. Several readers: they also populate memory
+// and compute checksums, and one processor is outrun by a fast disk there. One with a ring begins
+// its next block before that; one that reads a block at a time keeps less in flight than in a
+// probe, so there rather more of them than just enough.
 constexpr std::array<DiskSettings, 6> kWaysToRead{{
+    {.n_readers = 4, .depth = 2, .block_bytes = kMiB},
+    {.n_readers = 4, .depth = 4, .block_bytes = kMiB},
     {.n_readers = 8, .depth = 1, .block_bytes = kMiB},
     {.n_readers = 4, .depth = 1, .block_bytes = kMiB},
-    {.n_readers = 2, .depth = 8, .block_bytes = kMiB},
-    {.n_readers = 2, .depth = 4, .block_bytes = kMiB},
     {.n_readers = 2, .depth = 1, .block_bytes = kMiB},
     {.n_readers = 16, .depth = 1, .block_bytes = kMiB},
 }};
 constexpr std::array<std::size_t, 3> kOtherBlocks{2 * kMiB, kMiB / 2, 4 * kMiB};
 
 // Who else reads the disk, or uses the processor, makes it look slower and never faster.
-constexpr std::size_t kPasses = 2;
+constexpr std::ptrdiff_t kPasses = 2;
 static_assert(kPasses * (kWaysToRead.size() + kOtherBlocks.size()) == kMostMeasurements);
 
 // Measured in so short a time, smaller differences mean nothing.
@@ -47,12 +48,20 @@ double highest_rate(std::span<const DiskMeasurement> measurements) {
     return highest;
 }
 
-bool is_worth_measuring(std::span<const DiskMeasurement> measurements, const DiskSettings& settings,
-                        std::size_t pass) {
-    const double flight =
-        static_cast<double>(bytes_in_flight(settings)) / highest_rate(measurements);
-    const auto n_measured = std::ranges::count(measurements, settings, &DiskMeasurement::settings);
-    return flight <= kLongestFlight.count() && static_cast<std::size_t>(n_measured) <= pass;
+// The first of those that were measured least often, of those that are worth it.
+std::optional<DiskSettings> first_to_measure(std::span<const DiskMeasurement> measurements,
+                                             std::span<const DiskSettings> candidates) {
+    for (std::ptrdiff_t pass = 0; pass < kPasses; ++pass) {
+        for (const DiskSettings& settings : candidates) {
+            const double flight =
+                static_cast<double>(bytes_in_flight(settings)) / highest_rate(measurements);
+            if (flight <= kLongestFlight.count() &&
+                std::ranges::count(measurements, settings, &DiskMeasurement::settings) <= pass) {
+                return settings;
+            }
+        }
+    }
+    return std::nullopt;
 }
 
 std::ptrdiff_t preference(const DiskSettings& settings) {
@@ -70,13 +79,12 @@ std::optional<DiskSettings> next_to_measure(std::span<const DiskMeasurement> mea
     if (measurements.empty()) {
         return DiskSettings{};
     }
-    for (std::size_t pass = 0; pass < kPasses; ++pass) {
-        for (const DiskSettings& settings : kWaysToRead) {
-            if ((settings.depth == 1 || has_uring) &&
-                is_worth_measuring(measurements, settings, pass)) {
-                return settings;
-            }
-        }
+    std::vector<DiskSettings> ways;
+    std::ranges::copy_if(kWaysToRead, std::back_inserter(ways), [&](const DiskSettings& settings) {
+        return settings.depth == 1 || has_uring;
+    });
+    if (const std::optional<DiskSettings> next = first_to_measure(measurements, ways)) {
+        return next;
     }
     // The best of the usual block size, so that the answer does not depend on the order.
     std::vector<DiskMeasurement> usual;
@@ -84,16 +92,12 @@ std::optional<DiskSettings> next_to_measure(std::span<const DiskMeasurement> mea
         return measurement.settings.block_bytes == kMiB;
     });
     const std::optional<DiskMeasurement> best = choose(usual);
-    for (std::size_t pass = 0; pass < kPasses; ++pass) {
-        for (const std::size_t block_bytes : kOtherBlocks) {
-            DiskSettings settings = best->settings;
-            settings.block_bytes = block_bytes;
-            if (is_worth_measuring(measurements, settings, pass)) {
-                return settings;
-            }
-        }
+    std::vector<DiskSettings> sizes;
+    for (const std::size_t block_bytes : kOtherBlocks) {
+        sizes.push_back(best->settings);
+        sizes.back().block_bytes = block_bytes;
     }
-    return std::nullopt;
+    return first_to_measure(measurements, sizes);
 }
 
 std::optional<DiskMeasurement> choose(std::span<const DiskMeasurement> measurements) {

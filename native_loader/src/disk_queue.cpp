@@ -52,6 +52,14 @@ bool DiskQueue::has_block() const noexcept {
     return std::ranges::any_of(lanes_, &Lane::is_ready);
 }
 
+std::uint64_t DiskQueue::bytes_left() const noexcept {
+    std::uint64_t bytes = 0;
+    for (const Lane& lane : lanes_) {
+        bytes += lane.bytes_left;
+    }
+    return bytes;
+}
+
 Block DiskQueue::take() {
     if (!has_current_ || lanes_[current_].offset == 0) {
         choose();

@@ -401,39 +401,71 @@ Loader::Link& Loader::link_to(const std::shared_ptr<Device>& device) {
     return *links_.emplace(device, std::move(link)).first->second;
 }
 
-void Loader::run_reader(Disk& disk, Reader& state) {
+void Loader::run_reader(Disk& disk, Reader& reader) {
     rehearse_throwing();
-    auto& [reader, flights, free_tags] = state;
     Lock lock(mutex_);
     for (;;) {
-        if (!free_tags.empty() && disk.queue.has_block()) {
-            const std::uint64_t tag = free_tags.back();
-            Flight& flight = flights[tag] = begin(disk);
-            lock.unlock();
-            if (const std::exception_ptr failure = prepare(flight)) {
-                land(std::exchange(flight, {}),
-                     {.tag = tag, .is_from_page_cache = false, .failure = failure});
-            } else {
-                const Stopwatch watch(flight.load->read_nanoseconds_);
-                start(*reader, flight, tag);
-                free_tags.pop_back();
-            }
-            lock.lock();
-        } else if (free_tags.size() != flights.size()) {
-            lock.unlock();
-            const Clock::time_point waiting = Clock::now();
-            const ReadAnswer answer = reader->wait();
-            Flight flight = std::exchange(flights[answer.tag], {});
-            flight.load->read_nanoseconds_ += nanoseconds_since(waiting);
-            land(std::move(flight), answer);
-            free_tags.push_back(answer.tag);
-            lock.lock();
+        if (takes_more(disk, reader)) {
+            begin_next(lock, disk, reader);
+        } else if (reader.n_in_flight() != 0) {
+            await_one(lock, disk, reader);
         } else if (is_closing_) {
             return;
         } else {
             disk.has_work.wait(lock, [&] { return is_closing_ || disk.queue.has_block(); });
         }
     }
+}
+
+// No reader takes more than its share of what is left, so that the last checksums are computed side
+// by side, too.
+bool Loader::takes_more(const Disk& disk, const Reader& reader) {
+    if (reader.free_tags.empty() || !disk.queue.has_block()) {
+        return false;
+    }
+    const std::uint64_t block_bytes = disk.settings.block_bytes;
+    const std::uint64_t n_left =
+        disk.n_in_flight + (disk.queue.bytes_left() + block_bytes - 1) / block_bytes;
+    return reader.n_in_flight() * disk.readers.size() < n_left;
+}
+
+void Loader::begin_next(Lock& lock, Disk& disk, Reader& reader) {
+    const std::uint64_t tag = reader.free_tags.back();
+    Flight& flight = reader.flights[tag] = begin(disk);
+    ++disk.n_in_flight;
+    reader.free_tags.pop_back();
+    lock.unlock();
+    if (const std::exception_ptr failure = prepare(flight)) {
+        land(std::exchange(flight, {}),
+             {.tag = tag, .is_from_page_cache = false, .failure = failure});
+        lock.lock();
+        reader.free_tags.push_back(tag);
+        --disk.n_in_flight;
+        return;
+    }
+    {
+        const Stopwatch watch(flight.load->read_nanoseconds_);
+        start(*reader.reader, flight, tag);
+    }
+    lock.lock();
+}
+
+void Loader::await_one(Lock& lock, Disk& disk, Reader& reader) {
+    lock.unlock();
+    const Clock::time_point waiting = Clock::now();
+    const ReadAnswer answer = reader.reader->wait();
+    Flight flight = std::exchange(reader.flights[answer.tag], {});
+    flight.load->read_nanoseconds_ += nanoseconds_since(waiting);
+    reader.free_tags.push_back(answer.tag);
+    lock.lock();
+    --disk.n_in_flight;
+    // The disk has its next block before this one's checksum is computed.
+    if (takes_more(disk, reader)) {
+        begin_next(lock, disk, reader);
+    }
+    lock.unlock();
+    land(std::move(flight), answer);
+    lock.lock();
 }
 
 Loader::Flight Loader::begin(Disk& disk) {

@@ -43,7 +43,7 @@ TEST(measures_all_twice_so_that_a_moment_of_others_tells_nothing) {
     const std::vector<DiskMeasurement> measurements = measured_on(disturbed);
 
     CHECK_EQUAL(measurements.size(), kMostMeasurements);
-    CHECK(choose(measurements)->settings == (DiskSettings{8, 1, kMiB}));
+    CHECK(choose(measurements)->settings == (DiskSettings{4, 2, kMiB}));
     for (const DiskMeasurement& measurement : measurements) {
         CHECK_EQUAL(
             std::ranges::count(measurements, measurement.settings, &DiskMeasurement::settings), 2);
@@ -54,10 +54,10 @@ TEST(chooses_nothing_from_nothing) {
     CHECK(!choose({}));
 }
 
-TEST(chooses_more_in_flight_than_a_probe_needs) {
+TEST(chooses_rings_or_else_more_in_flight_than_a_probe_needs) {
     const auto any = [](const DiskSettings&) { return 2.00 * kGB; };
 
-    CHECK(choose(measured_on(any))->settings == (DiskSettings{8, 1, kMiB}));
+    CHECK(choose(measured_on(any))->settings == (DiskSettings{4, 2, kMiB}));
     CHECK(choose(measured_on(any, false))->settings == (DiskSettings{8, 1, kMiB}));
 }
 
@@ -91,9 +91,9 @@ TEST(finds_that_a_disk_wants_few_readers) {
 
 TEST(chooses_the_usual_blocks_among_as_many_readers) {
     const std::vector<DiskMeasurement> measurements{
-        measured(2, 1, kMiB, 2.00 * kGB), measured(2, 4, kMiB / 2, 1.98 * kGB),
-        measured(2, 4, kMiB, 1.97 * kGB), measured(2, 4, 2 * kMiB, 1.99 * kGB),
-        measured(2, 8, kMiB, 1.00 * kGB),
+        measured(2, 1, kMiB, 2.00 * kGB), measured(4, 2, kMiB / 2, 1.98 * kGB),
+        measured(4, 2, kMiB, 1.97 * kGB), measured(4, 2, 2 * kMiB, 1.99 * kGB),
+        measured(4, 4, kMiB, 1.00 * kGB),
     };
 
     CHECK(choose(measurements) == measurements[2]);
@@ -122,7 +122,7 @@ TEST(finds_that_a_disk_wants_much_in_flight) {
     const std::optional<DiskMeasurement> with_uring = choose(measured_on(array));
     const std::optional<DiskMeasurement> without = choose(measured_on(array, false));
 
-    CHECK(with_uring->settings == (DiskSettings{2, 8, kMiB}));  // as much as 16 threads have
+    CHECK(with_uring->settings == (DiskSettings{4, 4, kMiB}));  // as much as 16 threads have
     CHECK(without->settings == (DiskSettings{16, 1, kMiB}));
 }
 
@@ -131,7 +131,7 @@ TEST(finds_that_a_disk_wants_large_blocks) {
         return std::sqrt(static_cast<double>(settings.block_bytes)) * 1e6;
     };
 
-    CHECK(choose(measured_on(disk))->settings == (DiskSettings{8, 1, 4 * kMiB}));
+    CHECK(choose(measured_on(disk))->settings == (DiskSettings{4, 2, 4 * kMiB}));
 }
 
 TEST(measures_no_ring_where_there_is_none) {

@@ -46,6 +46,21 @@ TEST(cuts_chunks_into_blocks_in_order) {
     CHECK(!queue.has_block());
 }
 
+TEST(knows_how_many_bytes_are_left) {
+    DiskQueue queue(kBlock);
+    CHECK_EQUAL(queue.bytes_left(), 0u);
+    queue.add({.load = 1, .priority = 0, .chunks = {{.index = 0, .length = 25}}});
+    LanePlan waiting = lane(2, 1);
+    waiting.n_granted = 0;
+    queue.add(waiting);
+
+    CHECK_EQUAL(queue.bytes_left(), 45u);
+    CHECK_EQUAL(queue.take().length, 10u);
+    CHECK_EQUAL(queue.bytes_left(), 35u);
+    queue.remove(2);
+    CHECK_EQUAL(queue.bytes_left(), 15u);
+}
+
 TEST(serves_equal_loads_one_after_the_other) {
     DiskQueue queue(kBlock);
     queue.add(lane(1, 2));

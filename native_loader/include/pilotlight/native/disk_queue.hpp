@@ -51,6 +51,8 @@ class DiskQueue {
 
     /// Whether there is a block that may be read now.
     [[nodiscard]] bool has_block() const noexcept;
+    /// Of all loads, ready to be read or not.
+    [[nodiscard]] std::uint64_t bytes_left() const noexcept;
     /// Hand out the next block; there must be one.
     [[nodiscard]] Block take();
 

@@ -76,6 +76,7 @@ class Loader {
         DiskQueue queue;
         std::condition_variable has_work;
         std::vector<std::thread> readers;
+        std::size_t n_in_flight = 0;
     };
 
     using Lock = std::unique_lock<std::mutex>;
@@ -98,6 +99,10 @@ class Loader {
     /// A thread's part of a disk.
     struct Reader {
         explicit Reader(std::unique_ptr<BlockReader> how);
+        [[nodiscard]] std::size_t n_in_flight() const noexcept {
+            return flights.size() - free_tags.size();
+        }
+
         std::unique_ptr<BlockReader> reader;
         std::vector<Flight> flights;
         std::vector<std::uint64_t> free_tags;
@@ -116,6 +121,9 @@ class Loader {
     Link& link_to(const std::shared_ptr<Device>& device);
 
     void run_reader(Disk& disk, Reader& reader);
+    [[nodiscard]] static bool takes_more(const Disk& disk, const Reader& reader);
+    void begin_next(Lock& lock, Disk& disk, Reader& reader);
+    void await_one(Lock& lock, Disk& disk, Reader& reader);
     [[nodiscard]] Flight begin(Disk& disk);
     [[nodiscard]] std::exception_ptr prepare(const Flight& flight);
     static void start(BlockReader& reader, const Flight& flight, std::uint64_t tag);
