@@ -1,7 +1,7 @@
 """One load in a fresh process: the clock, the touch of every page, the digest.
 
-The process says Ready once its imports are done, a tiny checkpoint was loaded and
-the machine has given its memory; then it waits for a line, loads, and says how that
+The process says Ready once its imports are done and a tiny checkpoint was loaded;
+then it waits for a line, has the machine give its memory, loads, and says how that
 went. Interpreters that have nothing of ours use this file too: it needs numpy, and
 torch where tensors are torch's.
 """
@@ -78,10 +78,11 @@ def serve(question: Mapping[str, Any], loading_of: Callable[[Mapping[str, Any]],
         loading = loading_of(question)
         for group in question["warm_up"]:
             loading.warm_up(group)
-        warm_memory(question["warm_bytes"])
         gc.collect()
         _say(out, {"type": "Ready"})
         if sys.stdin.readline():
+            # At the last moment: what is free goes back to a virtual machine's host in seconds.
+            warm_memory(question["warm_bytes"])
             _say(out, {"type": "Loaded", **measure(loading, question["groups"])})
     # The outermost loop: whatever it is, whoever waits gets an answer.
     except Exception as error:
@@ -157,15 +158,17 @@ def warm_memory(size_bytes: int) -> None:
     """Have the machine give memory once, and let go of it again.
 
     The first touch of a virtual machine's page costs its host more than any load.
+    Small pages and huge ones are given from different places.
     """
-    if size_bytes:
-        populated(size_bytes).close()
+    for pages in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
+        if size_bytes:
+            populated(size_bytes, pages=pages).close()
 
 
-def populated(size_bytes: int) -> mmap.mmap:
+def populated(size_bytes: int, *, pages: int = mmap.MADV_HUGEPAGE) -> mmap.mmap:
     """Return memory that is there, with huge pages where the kernel has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
+    for advice in (pages, _MADV_POPULATE_WRITE):
         try:
             memory.madvise(advice)
         except OSError:
