@@ -57,6 +57,11 @@ class Model {
         }
         const bool has_ready = std::ranges::any_of(waiting_, &Waiting::is_ready);
         require(queue_.has_block() == has_ready, "a block is there while a load may go on");
+        std::uint64_t n_left = 0;
+        for (const Waiting& waiting : waiting_) {
+            n_left += waiting.bytes_left();
+        }
+        require(queue_.bytes_left() == n_left, "what is left is what was not handed out");
     }
 
     void drain() {

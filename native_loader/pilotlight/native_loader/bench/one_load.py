@@ -31,6 +31,7 @@ Group = dict[str, Any]
 
 _PR_SET_PDEATHSIG = 1
 _MADV_POPULATE_WRITE = 23
+_WARMING_ROUNDS = 3
 _RESET_PEAK = "5"
 _PAGE_BYTES = 4096
 _WORD_BYTES = 8
@@ -155,20 +156,25 @@ def digest_of(digests: Sequence[int]) -> str:
 
 
 def warm_memory(size_bytes: int) -> None:
-    """Have the machine give memory once, and let go of it again.
+    """Have the machine give memory a few times, and let go of it again.
 
-    The first touch of a virtual machine's page costs its host more than any load.
-    Small pages and huge ones are given from different places.
+    The first touch of a virtual machine's page costs its host more than any load. What
+    is free lies with each processor and with all of them, so each one takes its turns.
     """
-    for pages in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
-        if size_bytes:
-            populated(size_bytes, pages=pages).close()
+    processors = os.sched_getaffinity(0)
+    try:
+        for processor in [*processors] * _WARMING_ROUNDS:
+            if size_bytes:
+                os.sched_setaffinity(0, {processor})
+                populated(size_bytes).close()
+    finally:
+        os.sched_setaffinity(0, processors)
 
 
-def populated(size_bytes: int, *, pages: int = mmap.MADV_HUGEPAGE) -> mmap.mmap:
+def populated(size_bytes: int) -> mmap.mmap:
     """Return memory that is there, with huge pages where the kernel has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for advice in (pages, _MADV_POPULATE_WRITE):
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
         try:
             memory.madvise(advice)
         except OSError:
