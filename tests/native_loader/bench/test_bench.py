@@ -112,7 +112,7 @@ def test_the_help_teaches() -> None:
         "--short",
         "--only",
         "--plot",
-        "25 minutes",
+        "half an hour",
         "safetensors",
         "the limit",
     ):

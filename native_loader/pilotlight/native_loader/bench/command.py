@@ -84,7 +84,7 @@ def load(
     ablation: what reading in bulk, past the page cache, by several threads, into
     memory that is there, and copying meanwhile are worth, one after another.
 
-    All of it takes some 25 minutes, 20 GB of disk in $PILOTLIGHT_HOME/bench, 8 GB of
+    All of it takes half an hour, 20 GB of disk in $PILOTLIGHT_HOME/bench, 8 GB of
     memory, a C compiler, and the extra `torch`.
 
     \b
