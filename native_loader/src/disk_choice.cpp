@@ -51,10 +51,10 @@ double highest_rate(std::span<const DiskMeasurement> measurements) {
 // The first of those that were measured least often, of those that are worth it.
 std::optional<DiskSettings> first_to_measure(std::span<const DiskMeasurement> measurements,
                                              std::span<const DiskSettings> candidates) {
+    const double rate = highest_rate(measurements);
     for (std::ptrdiff_t pass = 0; pass < kPasses; ++pass) {
         for (const DiskSettings& settings : candidates) {
-            const double flight =
-                static_cast<double>(bytes_in_flight(settings)) / highest_rate(measurements);
+            const double flight = static_cast<double>(bytes_in_flight(settings)) / rate;
             if (flight <= kLongestFlight.count() &&
                 std::ranges::count(measurements, settings, &DiskMeasurement::settings) <= pass) {
                 return settings;

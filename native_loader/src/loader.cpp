@@ -425,7 +425,7 @@ bool Loader::takes_more(const Disk& disk, const Reader& reader) {
     }
     const std::uint64_t block_bytes = disk.settings.block_bytes;
     const std::uint64_t n_left =
-        disk.n_in_flight + (disk.queue.bytes_left() + block_bytes - 1) / block_bytes;
+        disk.n_in_flight + round_up(disk.queue.bytes_left(), block_bytes) / block_bytes;
     return reader.n_in_flight() * disk.readers.size() < n_left;
 }
 

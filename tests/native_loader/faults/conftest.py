@@ -16,6 +16,9 @@ from tests.native_loader.faults.faulty_files import FaultyFiles, MountRefused
 from pilotlight.native_loader import CHUNK_BYTES, Checkpoint, ChunkPool, Load, Loader
 from pilotlight.native_loader.testing import random_tensor, write_checkpoint
 
+IN_THE_MIDDLE = CHUNK_BYTES + (1 << 20) + 12345
+"""A byte of the second chunk, within a block and within a page."""
+
 
 @pytest.fixture
 def source(tmp_path: Path, rng: random.Random) -> Path:
@@ -54,7 +57,7 @@ def stuck(
 ) -> Iterator[StuckLoad]:
     """A load that is stuck in the middle; in the end its chunks can be released."""
     (file,) = failing.files
-    faulty.set(file.path.name, Faults(hold_at=CHUNK_BYTES + (1 << 20) + 12345))
+    faulty.set(file.path.name, Faults(hold_at=IN_THE_MIDDLE))
     chunks = pool.allocate(failing.n_chunks)
     load = loader.submit(failing, chunks)
     faulty.wait_until_held()

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.integration
 
 NAME = "model.safetensors"
 DEADLINE_SECONDS = 30
-IN_THE_MIDDLE = (16 << 20) + 12345
 
 
 def shrink(file: Path) -> None:

@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.native_loader.faults.conftest import StuckLoad
+from tests.native_loader.faults.conftest import IN_THE_MIDDLE, StuckLoad
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
 
 from pilotlight.native_loader import (
-    CHUNK_BYTES,
     Checkpoint,
     ChecksumLedger,
     ChunkPool,
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.integration
 
 NAME = "model.safetensors"
 DEADLINE_SECONDS = 30
-IN_THE_MIDDLE = CHUNK_BYTES + (1 << 20) + 12345
 
 
 def held(pool: ChunkPool, checkpoint: Checkpoint, chunks: list[int]) -> bytes:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 from tests.native_loader.fake_driver import FakeDriver
+from tests.native_loader.faults.conftest import IN_THE_MIDDLE
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
 
 from pilotlight.native_loader import (
-    CHUNK_BYTES,
     Checkpoint,
     ChunkPool,
     ChunkStateError,
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.integration
 
 NAME = "model.safetensors"
 DEADLINE_SECONDS = 30
-IN_THE_MIDDLE = CHUNK_BYTES + (1 << 20) + 12345
 
 
 @pytest.fixture(params=["cpu", "cuda:0"])

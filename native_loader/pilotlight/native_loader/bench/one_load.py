@@ -161,12 +161,13 @@ def warm_memory(size_bytes: int) -> None:
     The first touch of a virtual machine's page costs its host more than any load. What
     is free lies with each processor and with all of them, so each one takes its turns.
     """
+    if not size_bytes:
+        return
     processors = os.sched_getaffinity(0)
     try:
         for processor in [*processors] * _WARMING_ROUNDS:
-            if size_bytes:
-                os.sched_setaffinity(0, {processor})
-                populated(size_bytes).close()
+            os.sched_setaffinity(0, {processor})
+            populated(size_bytes).close()
     finally:
         os.sched_setaffinity(0, processors)
 
