@@ -142,9 +142,9 @@ def _load_into_pool(
         loader.prepare(checkpoint)
         chunks = pool.allocate(checkpoint.n_chunks)
         running = loader.submit(checkpoint, chunks, use_page_cache=use_page_cache)
+        # While the disk is busy.
+        weights = AttachedWeights(pool, WeightLayout.of(checkpoint, chunks, pool.chunk_bytes))
         result = _awaited(running, progress)
-        layout = WeightLayout.of(checkpoint, chunks, pool.chunk_bytes)
-        weights = AttachedWeights(pool, layout)
     pool.close()
     return weights, result
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -68,6 +69,23 @@ def test_opens_shards_by_their_index(tmp_path: Path, rng: random.Random) -> None
     assert [file.path.name for file in checkpoint.files] == list(shards)
     assert [checkpoint.tensors[name].file for name in "abc"] == [0, 1, 1]
     assert [chunk.file for chunk in checkpoint.chunks] == [0, 1]
+
+
+def test_has_the_headers_of_shards_fetched_all_at_once(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {f"{i}.safetensors": {f"w{i}": random_tensor(rng, "F32", 2)} for i in range(3)}
+    directory = write_sharded_checkpoint(tmp_path, shards)
+    calls = Mock()
+    calls.fetch.side_effect = os.posix_fadvise
+    calls.read.side_effect = os.pread
+    monkeypatch.setattr(os, "posix_fadvise", calls.fetch)
+    monkeypatch.setattr(os, "pread", calls.read)
+
+    Checkpoint.open(directory)
+
+    names = [name for name, _, _ in calls.mock_calls]
+    assert names == ["fetch"] * 3 + ["read"] * 3
 
 
 def test_cuts_each_file_into_chunks(large: Checkpoint) -> None:

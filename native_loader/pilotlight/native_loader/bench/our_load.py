@@ -62,10 +62,12 @@ class PoolLoading(Loading):
         self._loader.prepare(checkpoint)
         chunks = self._pool.allocate(checkpoint.n_chunks)
         running = self._loader.submit(checkpoint, chunks, use_page_cache=self._use_page_cache)
-        self.facts["bottleneck"] = running.result().bottleneck
+        # Mapped while the disk is busy.
         layout = WeightLayout.of(checkpoint, chunks, self._pool.chunk_bytes)
+        weights = AttachedWeights(self._pool.fd, layout)
+        self.facts["bottleneck"] = running.result().bottleneck
         self._held.append(layout)
-        return AttachedWeights(self._pool.fd, layout).tensors()
+        return weights.tensors()
 
 
 class SlabLoading(Loading):

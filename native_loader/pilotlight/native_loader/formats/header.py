@@ -23,7 +23,7 @@ LENGTH_BYTES = 8
 RangeReader = Callable[[int, int], bytes]
 """Returns that many of a file's bytes, or fewer at its end, from an offset on."""
 
-_FIRST_READ_BYTES = 16 << 10
+FIRST_READ_BYTES = 16 << 10
 """Many headers are no longer, and a cold disk gives no fewer bytes in less time."""
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -50,7 +50,7 @@ def read_header(read: RangeReader, *, file: Path, size_bytes: int) -> Header:
         CorruptCheckpoint: it breaks a rule of the format.
         PickleRefused: it is a pickle under another name.
     """
-    start = read(_FIRST_READ_BYTES, 0)
+    start = read(FIRST_READ_BYTES, 0)
     _check_kind(start, file)
     if len(start) < LENGTH_BYTES:
         raise CorruptCheckpoint(file, f"is {size_bytes} bytes long, shorter than any header")

@@ -6,14 +6,18 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pilotlight.native_loader.errors import CorruptCheckpoint
 from pilotlight.native_loader.formats.confinement import Roots
-from pilotlight.native_loader.formats.header import Header, read_header
+from pilotlight.native_loader.formats.header import FIRST_READ_BYTES, Header, read_header
 from pilotlight.native_loader.formats.parts import CheckpointFile, TensorEntry
+
+# A FIFO would block a plain open for ever.
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 _FORMAT_KEY = "format"
 """The one name in `__metadata__` that other tools give another meaning."""
@@ -46,6 +50,8 @@ def read_shards(
     """
     files: list[CheckpointFile] = []
     headers: list[Header] = []
+    if len(names) > 1:
+        _fetch_starts([directory / name for name in names], roots)
     for name in names:
         roots.check(directory / name)
         try:
@@ -74,11 +80,22 @@ def layout_id_of(format: str, headers: Sequence[bytes], sizes_bytes: Sequence[in
     return digest.hexdigest()
 
 
+def _fetch_starts(paths: Sequence[Path], roots: Roots) -> None:
+    """Have the kernel read where headers are, all at once instead of one after another."""
+    for path in paths:
+        roots.check(path)
+        with suppress(OSError):
+            fd = os.open(path, _OPEN_FLAGS)
+            try:
+                os.posix_fadvise(fd, 0, FIRST_READ_BYTES, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(fd)
+
+
 def _read_file(
     path: Path, roots: Roots, content: memoryview | None
 ) -> tuple[CheckpointFile, Header]:
-    # A FIFO would block a plain open for ever.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, _OPEN_FLAGS)
     try:
         roots.check_open(fd, path)
         status = os.fstat(fd)
