@@ -31,7 +31,7 @@ constexpr std::ptrdiff_t kPasses = 2;
 static_assert(kPasses * (kWaysToRead.size() + kOtherBlocks.size()) == kMostMeasurements);
 
 // Measured in so short a time, smaller differences mean nothing.
-constexpr double kAboutAsFast = 0.97;
+constexpr double kAboutAsFast = 0.95;
 
 // A load that is cancelled waits for what is in flight.
 constexpr std::chrono::duration<double> kLongestFlight{0.05};

@@ -11,7 +11,10 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <numeric>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "pilotlight/native/arena.hpp"
 #include "pilotlight/native/block_reader.hpp"
@@ -68,7 +71,7 @@ class Window {
   private:
     void read(std::size_t reader_number);
     void keep_reading(std::size_t reader_number, std::vector<Clock::time_point>& times);
-    [[nodiscard]] ReadRequest next_request(std::size_t slot);
+    [[nodiscard]] ReadRequest next_request(std::uint64_t tag, std::size_t slot);
 
     SourceFile& file_;
     const Scratch& scratch_;
@@ -127,27 +130,30 @@ void Window::keep_reading(std::size_t reader_number, std::vector<Clock::time_poi
     if (!reader) {
         throw MemoryRefused("io_uring_setup", ENOMEM);
     }
-    const std::size_t first_slot = reader_number * settings_.depth;
-    for (std::size_t i = 0; i < settings_.depth; ++i) {
-        reader->start(next_request(first_slot + i));
+    // One more than are in flight: the last block that came lies in it.
+    std::vector<std::size_t> slots(settings_.depth + 1);
+    std::iota(slots.begin(), slots.end(), reader_number * slots.size());
+    for (std::size_t tag = 0; tag < settings_.depth; ++tag) {
+        reader->start(next_request(tag, slots[tag]));
     }
     for (std::size_t n_in_flight = settings_.depth; n_in_flight > 0;) {
         const ReadAnswer answer = reader->wait();
         if (answer.failure) {
             std::rethrow_exception(answer.failure);
         }
-        // As a load does it: what is in flight meanwhile has to keep the disk busy.
-        (void)crc32c(scratch_.room(answer.tag, settings_.block_bytes));
-        times.push_back(Clock::now());
-        if (times.back() < end_) {
-            reader->start(next_request(answer.tag));
+        std::swap(slots[answer.tag], slots.back());
+        // As a load does it: the disk has its next block before this one's checksum is computed.
+        if (Clock::now() < end_) {
+            reader->start(next_request(answer.tag, slots[answer.tag]));
         } else {
             --n_in_flight;
         }
+        (void)crc32c(scratch_.room(slots.back(), settings_.block_bytes));
+        times.push_back(Clock::now());
     }
 }
 
-ReadRequest Window::next_request(std::size_t slot) {
+ReadRequest Window::next_request(std::uint64_t tag, std::size_t slot) {
     // Each window goes on where the last one stopped, so that no disk has the bytes at hand.
     const std::uint64_t place = cursor_.fetch_add(settings_.block_bytes);
     return {.file = &file_,
@@ -155,7 +161,7 @@ ReadRequest Window::next_request(std::size_t slot) {
             .offset = place / settings_.block_bytes % n_blocks_ * settings_.block_bytes,
             .length = settings_.block_bytes,
             .use_page_cache = false,
-            .tag = slot};
+            .tag = tag};
 }
 
 // Throws what reading throws.

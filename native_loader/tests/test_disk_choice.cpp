@@ -74,8 +74,8 @@ TEST(says_no_more_of_a_disk_than_it_gave_each_time) {
 TEST(chooses_what_is_preferred_among_the_fastest) {
     const std::vector<DiskMeasurement> measurements{
         measured(16, 1, kMiB, 2.00 * kGB),
-        measured(4, 1, kMiB, 1.95 * kGB),  // 97.5 % of the fastest
-        measured(8, 1, kMiB, 1.93 * kGB),  // 96.5 %
+        measured(4, 1, kMiB, 1.92 * kGB),  // 96 % of the fastest
+        measured(8, 1, kMiB, 1.88 * kGB),  // 94 %
     };
 
     CHECK(choose(measurements) == measurements[1]);
