@@ -7,10 +7,12 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib.metadata import distributions, metadata
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +78,15 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         assert f"pilotlight/{component}/py.typed" in names
     assert any(name.startswith("pilotlight/native_loader/_native.") for name in names)
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+
+
+def test_all_that_is_pinned_can_be_had_by_the_oldest_python() -> None:
+    oldest = "3.11.0"
+
+    wanted = {each.name: each.metadata["Requires-Python"] for each in distributions()}
+
+    assert metadata("pilotlight")["Requires-Python"] == ">=3.11"
+    assert {n: w for n, w in wanted.items() if w and not SpecifierSet(w).contains(oldest)} == {}
 
 
 def test_every_component_is_imported_from_the_wheel(environment: Path, tmp_path: Path) -> None:
