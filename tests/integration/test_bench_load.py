@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-
-from pilotlight.process import process_table
+from tests.integration.running import Running, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-BENCH = [sys.executable, "-P", "-m", "pilotlight.scheduler.cli", "bench", "load", "--short"]
-WAIT_SECONDS = 60.0
 SHORT_SECONDS = 360.0
 """It takes about one minute on an idle machine."""
 
 SAFETENSORS_LAYOUTS = {"single", "sharded", "packed"}
-
-
-class Running:
-    """A bench that runs, all of whose processes can be found."""
-
-    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
-        self.process = process
-        self._mark = mark
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            assert self.process.poll() is None, "it has ended"
-            assert time.monotonic() < deadline, "it is not so far"
-            time.sleep(0.02)
-
-    def left(self) -> list[int]:
-        """Return its processes that still run."""
-        return process_table.marked(self._mark)
-
-    def loads(self) -> bool:
-        """Whether one of its processes is there to load."""
-        return any(
-            b"our_load" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            for pid in self.left()
-            if pid != self.process.pid
-        )
 
 
 @pytest.fixture(scope="module")
@@ -60,28 +24,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@contextmanager
-def running(home: Path, *arguments: str) -> Generator[Running]:
-    mark = f"TEST_RUN={uuid.uuid4().hex}"
-    with subprocess.Popen(
-        [*BENCH, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PILOTLIGHT_HOME": str(home), "TEST_RUN": mark.partition("=")[2]},
-    ) as process:
-        try:
-            yield Running(process, mark)
-        finally:
-            process.kill()
+def bench_of(home: Path, *arguments: str | Path) -> AbstractContextManager[Running]:
+    return running(["bench", "load", "--short", *arguments], PILOTLIGHT_HOME=str(home))
 
 
 def test_a_short_bench_has_all_figures_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     charts = tmp_path / "charts"
 
-    with running(home, "--ablation", "--json", str(file), "--plot", str(charts)) as bench:
-        out, _ = bench.process.communicate(timeout=SHORT_SECONDS)
+    with bench_of(home, "--ablation", "--json", file, "--plot", charts) as bench:
+        out = bench.end(SHORT_SECONDS)
         left = bench.left()
 
     assert bench.process.returncode == 0, out
@@ -125,11 +77,10 @@ def test_a_short_bench_has_all_figures_and_leaves_nothing(home: Path, tmp_path: 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_leaves_nothing(how: signal.Signals, home: Path) -> None:
-    with running(home, "--only", "cold") as bench:
-        bench.wait_for(bench.loads)
+    with bench_of(home, "--only", "cold") as bench:
+        bench.wait_for(lambda: bool(bench.processes("our_load")))
 
-        bench.process.send_signal(how)
-        out, _ = bench.process.communicate(timeout=60)
+        out = bench.end(60, how)
 
         assert bench.process.returncode == 130
         assert "Traceback" not in out
@@ -139,11 +90,10 @@ def test_an_interrupted_bench_leaves_nothing(how: signal.Signals, home: Path) ->
 def test_a_bench_that_is_interrupted_while_it_makes_checkpoints_leaves_nothing(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path) as bench:
+    with bench_of(tmp_path) as bench:
         bench.wait_for((tmp_path / "bench" / "checkpoints" / ".partial").is_dir)
 
-        bench.process.send_signal(signal.SIGINT)
-        out, _ = bench.process.communicate(timeout=60)
+        out = bench.end(60, signal.SIGINT)
 
         assert bench.process.returncode == 130
         assert "Traceback" not in out
@@ -154,8 +104,8 @@ def test_a_bench_that_is_interrupted_while_it_makes_checkpoints_leaves_nothing(
 def test_nothing_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "bench" / "checkpoints" / "mine").mkdir(parents=True)
 
-    with running(tmp_path, "--only", "dram", "--no-keep") as bench:
-        out, _ = bench.process.communicate(timeout=SHORT_SECONDS)
+    with bench_of(tmp_path, "--only", "dram", "--no-keep") as bench:
+        out = bench.end(SHORT_SECONDS)
 
     assert bench.process.returncode == 0, out
     left = {str(path.relative_to(tmp_path / "bench")) for path in (tmp_path / "bench").rglob("*")}
