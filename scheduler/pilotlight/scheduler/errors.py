@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 _MOST_QUOTED = 256
 
@@ -154,6 +155,17 @@ class UnreadableExecutionFile(SchedulerError, ValueError):
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{file} can't be used: {reason}")
         self.file = file
+
+
+class BrokenTrace(SchedulerError, ValueError):
+    """A file breaks a rule of its trace's format, or can't be read."""
+
+    def __init__(self, path: Path, rule: str, *, row: int | None = None) -> None:
+        place = str(path) if row is None else f"{path}, row {row:,d}"
+        super().__init__(f"{place}: {rule}")
+        self.path = path
+        self.row = row
+        """From 1, the header among them; None where it is about no row in particular."""
 
 
 def _quoted(text: str) -> str:

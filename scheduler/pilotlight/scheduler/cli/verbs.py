@@ -25,6 +25,7 @@ SECTIONS = {
     "Look": ("nodes", "replicas", "starts", "events"),
     "Checkpoints": ("pack", "inspect", "verify", "load"),
     "Measure": ("bench",),
+    "Simulate": ("traces",),
     "Maintain": ("db",),
 }
 _OTHERS = "More"
