@@ -7,7 +7,7 @@ import pytest
 from tests.native_loader.faults.conftest import StuckLoad
 from tests.native_loader.faults.faulty_file_system import Faults
 from tests.native_loader.faults.faulty_files import FaultyFiles
-from tests.native_loader.faults.waiting import wait_until_reading
+from tests.native_loader.faults.waiting import wait_until_closing, wait_until_reading
 
 from pilotlight.native_loader import (
     Checkpoint,
@@ -81,6 +81,7 @@ def test_closing_waits_for_reads_that_may_still_write(
 ) -> None:
     closing = threading.Thread(target=loader.close)
     closing.start()
+    wait_until_closing(loader, stuck.load, stuck.chunks)
     faulty.release()
     closing.join(DEADLINE_SECONDS)
 
