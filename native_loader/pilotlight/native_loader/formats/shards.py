@@ -50,12 +50,14 @@ def read_shards(
     """
     files: list[CheckpointFile] = []
     headers: list[Header] = []
-    if len(names) > 1:
-        _fetch_starts([directory / name for name in names], roots)
-    for name in names:
-        roots.check(directory / name)
+    paths = [directory / name for name in names]
+    for path in paths:
+        roots.check(path)
+    if len(paths) > 1:
+        _fetch_starts(paths)
+    for name, path in zip(names, paths, strict=True):
         try:
-            file, header = _read_file(directory / name, roots, (contents or {}).get(name))
+            file, header = _read_file(path, roots, (contents or {}).get(name))
         except FileNotFoundError as exc:
             rule = f"names {name!r}, which is missing"
             raise CorruptCheckpoint(directory / mentioned_in, rule) from exc
@@ -80,10 +82,9 @@ def layout_id_of(format: str, headers: Sequence[bytes], sizes_bytes: Sequence[in
     return digest.hexdigest()
 
 
-def _fetch_starts(paths: Sequence[Path], roots: Roots) -> None:
+def _fetch_starts(paths: Sequence[Path]) -> None:
     """Have the kernel read where headers are, all at once instead of one after another."""
     for path in paths:
-        roots.check(path)
         with suppress(OSError):
             fd = os.open(path, _OPEN_FLAGS)
             try:
