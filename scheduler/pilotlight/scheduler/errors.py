@@ -17,7 +17,7 @@ class UnknownModel(SchedulerError, LookupError):
 
     def __init__(self, model: str, *, known: Sequence[str] = ()) -> None:
         hint = f"; deployed: {', '.join(sorted(known)[:10])}" if known else "; none is deployed"
-        super().__init__(f"no model {_quoted(model)} is deployed{hint}")
+        super().__init__(f"no model {quoted(model)} is deployed{hint}")
         self.model = model
 
 
@@ -25,7 +25,7 @@ class UnknownCheckpoint(SchedulerError, LookupError):
     """No node holds that checkpoint, or none of the copies can be used."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no node can load {_quoted(path)}: {reason}")
+        super().__init__(f"no node can load {quoted(path)}: {reason}")
         self.path = path
 
 
@@ -168,6 +168,6 @@ class BrokenTrace(SchedulerError, ValueError):
         """From 1, the header among them; None where it is about no row in particular."""
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return what somebody gave, in quotes, no longer than an error message may be."""
     return repr(text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…")

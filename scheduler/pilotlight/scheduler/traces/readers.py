@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar, cast
 
@@ -66,14 +66,12 @@ def read_aegaeon(file: TraceFile) -> Iterator[TracedRequest]:
 
 def read_lengths_ms(file: TraceFile) -> Iterator[TracedRequest]:
     """Yield the requests of a trace in milliseconds; an output that is empty has no tokens."""
-    for row, at in _in_order(read_table(file, LENGTHS_MS), lambda row: row.amount(0) / 1000):
-        yield _of_one_model(row, at)
+    return _read_lengths(file, LENGTHS_MS, units_per_second=1000)
 
 
 def read_lengths_s(file: TraceFile) -> Iterator[TracedRequest]:
     """Yield the requests of a trace in seconds; an output that is empty has no tokens."""
-    for row, at in _in_order(read_table(file, LENGTHS_S), lambda row: row.amount(0)):
-        yield _of_one_model(row, at)
+    return _read_lengths(file, LENGTHS_S, units_per_second=1)
 
 
 def read_servegen(file: TraceFile) -> Iterator[Burst]:
@@ -81,7 +79,7 @@ def read_servegen(file: TraceFile) -> Iterator[Burst]:
     rows = read_table(file, SERVEGEN, has_header=False)
     for row, begins_at in _in_order(rows, lambda row: row.amount(0)):
         if row.field(3) not in FAMILIES:
-            row.fail(f"family is {row.field(3)!r}, none of Gamma, Weibull or nothing")
+            row.wrong(3, "Gamma, Weibull or nothing")
         burst = Burst(
             begins_at=begins_at,
             requests_per_second=row.amount(1),
@@ -98,15 +96,10 @@ def read_servegen(file: TraceFile) -> Iterator[Burst]:
 def read_azure_functions(file: TraceFile) -> Iterator[FunctionDay]:
     """Yield the functions of one day."""
     for row in read_table(file, AZURE_FUNCTIONS):
-        # A row has 1,440 counts: one look at all of them, and at each only if that finds anything.
-        calls = row.fields(4)
-        if not ("".join(calls).isdigit() and all(calls) and "".join(calls).isascii()):
-            for column in range(4, len(AZURE_FUNCTIONS)):
-                row.count(column)
         yield FunctionDay(
             function="/".join(row.text(column) for column in range(3)),
             trigger=row.field(3),
-            calls=tuple(map(int, calls)),
+            calls=row.counts(4),
         )
 
 
@@ -117,7 +110,7 @@ def read_profiles(file: TraceFile) -> Iterator[Profile]:
             continue
         found = _PROFILE.fullmatch(row.field(3))
         if found is None:
-            row.fail(f"profile is {row.field(3)!r}, not as in i64b8, i64b8-tp2 or i64b8-v100-2")
+            row.wrong(3, "as in i64b8, i64b8-tp2 or i64b8-v100-2")
         prompt_tokens, batch, other_device, devices = found.groups()
         yield Profile(
             model=row.text(1),
@@ -151,13 +144,17 @@ def _lengths_of(line: str, file: TraceFile, number: int) -> Lengths:
     return Lengths(prompt_characters=len(question), answer_characters=len(answer))
 
 
-def _of_one_model(row: Row, at: float) -> TracedRequest:
-    return TracedRequest(
-        at=at,
-        model="",
-        prompt_tokens=row.count(1),
-        output_tokens=row.count(2) if row.field(2) else 0,
-    )
+def _read_lengths(
+    file: TraceFile, columns: Sequence[str], *, units_per_second: int
+) -> Iterator[TracedRequest]:
+    rows = read_table(file, columns)
+    for row, at in _in_order(rows, lambda row: row.amount(0) / units_per_second):
+        yield TracedRequest(
+            at=at,
+            model="",
+            prompt_tokens=row.count(1),
+            output_tokens=row.count(2) if row.field(2) else 0,
+        )
 
 
 def _in_order(rows: Iterator[Row], time_of: Callable[[Row], T]) -> Iterator[tuple[Row, T]]:
@@ -174,15 +171,15 @@ def _timestamp(row: Row) -> datetime:
     try:
         at = datetime.fromisoformat(row.text(0))
     except ValueError:
-        row.fail(f"TIMESTAMP is {row.field(0)!r}, not a date and a time")
+        row.wrong(0, "a date and a time")
     if at.tzinfo is not None:
-        row.fail(f"TIMESTAMP is {row.field(0)!r}, with a time zone")
+        row.wrong(0, "without a time zone")
     return at
 
 
 def _time_of_day(row: Row) -> float:
     found = _TIME_OF_DAY.fullmatch(row.field(0))
     if found is None:
-        row.fail(f"Request Time is {row.field(0)!r}, not HH:MM:SS")
+        row.wrong(0, "HH:MM:SS")
     hours, minutes, seconds = found.groups()
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

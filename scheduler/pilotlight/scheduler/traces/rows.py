@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from pilotlight.scheduler.errors import quoted
 from pilotlight.scheduler.traces.files import TraceFile
-
-_MOST_SHOWN = 60
 
 
 class Row:
@@ -34,30 +33,34 @@ class Row:
 
     def count(self, column: int) -> int:
         """Return a whole number, 0 or more."""
-        field = self._fields[column]
-        # int() itself takes signs, spaces and underscores.
-        if not (field.isascii() and field.isdigit()):
-            self.fail(f"{self._columns[column]} is {_shown(field)}, not a count")
-        return int(field)
+        if not _are_counts(self._fields[column : column + 1]):
+            self.wrong(column, "a count")
+        return int(self._fields[column])
+
+    def counts(self, first: int) -> tuple[int, ...]:
+        """Return whole numbers from one column on; one look at all of them, where all are right."""
+        fields = self._fields[first:]
+        if _are_counts(fields):
+            return tuple(map(int, fields))
+        return tuple(self.count(column) for column in range(first, len(self._fields)))
 
     def amount(self, column: int) -> float:
         """Return a finite number, 0 or more."""
-        field = self._fields[column]
         try:
-            value = float(field)
+            value = float(self._fields[column])
         except ValueError:
-            self.fail(f"{self._columns[column]} is {_shown(field)}, not a number")
+            self.wrong(column, "a number")
         if not 0.0 <= value < math.inf:
-            self.fail(f"{self._columns[column]} is {_shown(field)}, not a number from 0 on")
+            self.wrong(column, "a number from 0 on")
         return value
 
     def field(self, column: int) -> str:
         """Return a field as it is."""
         return self._fields[column]
 
-    def fields(self, first: int) -> Sequence[str]:
-        """Return the fields from one column on."""
-        return self._fields[first:]
+    def wrong(self, column: int, wanted: str) -> NoReturn:
+        """Say that a field is not what it should be."""
+        self.fail(f"{self._columns[column]} is {quoted(self._fields[column])}, not {wanted}")
 
     def fail(self, rule: str) -> NoReturn:
         """Say that this row breaks a rule."""
@@ -96,11 +99,13 @@ def _check_header(row: Row, columns: Sequence[str], fields: Sequence[str]) -> No
         return
     if sorted(fields) == sorted(columns):
         first = next(i for i, name in enumerate(columns) if fields[i] != name)
-        row.fail(f"column {first + 1} is {_shown(fields[first])} and should be {columns[first]}")
+        row.fail(f"column {first + 1} is {quoted(fields[first])} and should be {columns[first]}")
     missing = [name for name in columns if name not in fields]
     other = [name for name in fields if name not in columns]
     row.fail(f"its columns are not those of this trace: no {missing[:3]}, but {other[:3]}")
 
 
-def _shown(field: str) -> str:
-    return repr(field if len(field) <= _MOST_SHOWN else f"{field[:_MOST_SHOWN]}…")
+def _are_counts(fields: Sequence[str]) -> bool:
+    # int() itself takes signs, spaces and underscores.
+    joined = "".join(fields)
+    return joined.isascii() and joined.isdigit() and all(fields)
