@@ -154,6 +154,8 @@ def test_a_mark_of_byte_order_is_no_part_of_a_column(read: Read) -> None:
         (AZURE + "2023-11-16 18:15:46,1\n", 2, "2 fields instead of 3"),
         (AZURE + "2023-11-16 18:15:46,-1,2\n", 2, "ContextTokens is '-1', not a count"),
         (AZURE + "2023-11-16 18:15:46,1e3,2\n", 2, "ContextTokens is '1e3', not a count"),
+        (AZURE + f"2023-11-16 18:15:46,{'9' * 5000},2\n", 2, "not a count"),
+        (PROFILES + f"sim,m,a10,i{'9' * 5000}b1,,,1,1,,\n", 2, "not as in"),
         (AZURE + "2023-11-16 18:15:46,1,\n", 2, "GeneratedTokens is '', not a count"),
         (AZURE + "yesterday,1,2\n", 2, "'yesterday', not a date"),
         (

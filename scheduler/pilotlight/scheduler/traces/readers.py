@@ -34,7 +34,7 @@ AZURE_FUNCTIONS = (
 )
 GSM8K = ("question", "answer")
 
-_PROFILE = re.compile(r"i(\d+)b(\d+)(?:-(?:tp|(v100)-)(\d+))?", re.ASCII)
+_PROFILE = re.compile(r"i(\d{1,9})b(\d{1,9})(?:-(?:tp|(v100)-)(\d{1,9}))?", re.ASCII)
 
 _TIME_OF_DAY = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
 

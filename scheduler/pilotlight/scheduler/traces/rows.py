@@ -10,6 +10,9 @@ from typing import NoReturn
 from pilotlight.scheduler.errors import quoted
 from pilotlight.scheduler.traces.files import TraceFile
 
+_MOST_DIGITS = 18
+"""What fits into 64 bits."""
+
 
 class Row:
     """One row of a table; a field that breaks a rule is a BrokenTrace."""
@@ -106,6 +109,7 @@ def _check_header(row: Row, columns: Sequence[str], fields: Sequence[str]) -> No
 
 
 def _are_counts(fields: Sequence[str]) -> bool:
-    # int() itself takes signs, spaces and underscores.
+    # int() itself takes signs, spaces and underscores, and no more digits than some thousands.
     joined = "".join(fields)
-    return joined.isascii() and joined.isdigit() and all(fields)
+    are_digits = joined.isascii() and joined.isdigit()
+    return are_digits and all(0 < len(field) <= _MOST_DIGITS for field in fields)
