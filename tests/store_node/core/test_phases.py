@@ -12,6 +12,7 @@ from pilotlight.store_node.core.replicas import (
     StartClock,
     outcome_of,
 )
+from pilotlight.store_node.engines.engine import Offer
 from pilotlight.store_node.protocol import (
     ModelId,
     Reference,
@@ -30,9 +31,14 @@ def replica_with(clock: StartClock) -> Replica:
 
 
 @pytest.mark.property
-@given(began=seconds, waits=st.tuples(seconds, seconds, seconds), first_block=seconds)
+@given(
+    began=seconds,
+    waits=st.tuples(seconds, seconds, seconds),
+    first_block=seconds,
+    copy_seconds=seconds,
+)
 def test_phases_are_never_negative_and_sum_to_the_total(
-    began: float, waits: tuple[float, float, float], first_block: float
+    began: float, waits: tuple[float, float, float], first_block: float, copy_seconds: float
 ) -> None:
     loaded = began + waits[0]
     bind_began = loaded + waits[1]
@@ -44,7 +50,12 @@ def test_phases_are_never_negative_and_sum_to_the_total(
         bind_began_at=bind_began,
     )
 
-    outcome = outcome_of(replica_with(clock), now=ready)
+    replica = replica_with(clock)
+    replica.offer = Offer(
+        concurrency=1, context_tokens=1, dtype="float32", copy_seconds=copy_seconds
+    )
+
+    outcome = outcome_of(replica, now=ready)
 
     phases = (
         outcome.queue_seconds,
@@ -54,6 +65,17 @@ def test_phases_are_never_negative_and_sum_to_the_total(
     )
     assert min(phases) >= 0.0
     assert sum(phases) == pytest.approx(ready - began, abs=1e-6)
+
+
+def test_moving_weights_to_devices_counts_as_transfer() -> None:
+    replica = replica_with(StartClock(began_at=1.0, loaded_at=3.0, bind_began_at=3.0))
+    replica.offer = Offer(concurrency=1, context_tokens=1, dtype="float32", copy_seconds=0.75)
+
+    outcome = outcome_of(replica, now=4.0)
+
+    # From 1 s to 3 s nothing is known of a first block; the bind was 1 s, of that 0.75 s a copy.
+    assert outcome.transfer_seconds == 0.75
+    assert outcome.bind_seconds == 0.25
 
 
 @pytest.mark.parametrize("state", list(ReplicaState))

@@ -21,7 +21,7 @@ from pilotlight.store_node.core.events import (
     WorkRejected,
 )
 from pilotlight.store_node.engines import WorkFailure
-from pilotlight.store_node.protocol import CompatibilityKey, FinishReason, RequestId
+from pilotlight.store_node.protocol import CompatibilityKey, FinishReason, ReplicaId, RequestId
 from pilotlight.store_node.protocol.refusals import ErrorCode, Refusal
 from pilotlight.store_node.testing import NodeCase
 
@@ -284,6 +284,16 @@ def test_summary_says_how_long_a_replica_has_been_idle() -> None:
     [idle] = case.core.reports.summaries(now=case.now + 2.5)
 
     assert (fresh.idle_seconds, busy.idle_seconds, idle.idle_seconds) == (4.0, 0.0, 2.5)
+
+
+def test_summary_of_one_replica_is_that_of_all() -> None:
+    case = ready_case()
+    case.generate()
+
+    [summary] = case.core.reports.summaries(now=case.now)
+
+    assert case.core.reports.summary(summary.replica_id, now=case.now) == summary
+    assert case.core.reports.summary(ReplicaId("nobody"), now=case.now) is None
 
 
 def kv_case(*, kv_tokens: int, kv_block_tokens: int = 1, concurrency: int = 4) -> NodeCase:

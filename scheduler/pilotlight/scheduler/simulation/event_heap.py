@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,12 @@ class EventHeap:
         return self._now / MICROSECONDS
 
     def call_at(self, at: float, function: Callable[[Any], None], argument: Any) -> None:
-        """Call `function(argument)` at a time in seconds, not before; at once if it is over."""
+        """Call `function(argument)` at a time in seconds, not before; at once if it is over.
+
+        An infinite time never comes.
+        """
+        if at == math.inf:
+            return
         when = max(round(at * MICROSECONDS), self._now)
         # Who is woken a fraction too early asks to be woken again, for ever.
         if when / MICROSECONDS < at:
@@ -38,3 +44,11 @@ class EventHeap:
             self._now, _, function, argument = heapq.heappop(self._heap)
             function(argument)
         self._now = max(self._now, last)
+
+    def run_next(self, end: float) -> bool:
+        """Run what happens next, unless that is after `end` seconds; return whether it did."""
+        if not self._heap or self._heap[0][0] > end * MICROSECONDS:
+            return False
+        self._now, _, function, argument = heapq.heappop(self._heap)
+        function(argument)
+        return True

@@ -1,19 +1,24 @@
-"""Drives the core and a policy with virtual nodes and requests, deterministically."""
+"""Drives the core, a policy, nodes and a router on one virtual clock, deterministically.
+
+Theory of operation. The core's actions are answered as the driver answers them,
+each after a delay that is a parameter: a plan is made on the snapshot of its
+moment, a transaction commits, a command reaches its node, a timer fires. All
+else that happens (loads, workers, tokens) happens on the nodes. Equal inputs
+give equal runs, event by event.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pilotlight.scheduler.core.actions import (
     Announce,
     AnyAction,
-    ModelRefused,
     Persist,
     RequestPlan,
-    RouteAdded,
-    RouteRemoved,
     Send,
     SetTimer,
 )
@@ -21,8 +26,9 @@ from pilotlight.scheduler.core.core import Core
 from pilotlight.scheduler.core.events import (
     Acked,
     AnyEvent,
-    DemandChanged,
+    Lost,
     ModelDeployed,
+    NodeDisconnected,
     NodeJoined,
     NodeUpdated,
     Persisted,
@@ -33,74 +39,137 @@ from pilotlight.scheduler.core.events import (
 )
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.policies import Policy
+from pilotlight.scheduler.simulation.arrivals import Arrival
 from pilotlight.scheduler.simulation.event_heap import EventHeap
+from pilotlight.scheduler.simulation.ledger import Ledger
+from pilotlight.scheduler.simulation.tally import Tally
+from pilotlight.scheduler.simulation.virtual_engine import Job
 from pilotlight.scheduler.simulation.virtual_node import VirtualNode
-from pilotlight.store_node.protocol import ModelId, NodeId, NodeUpdate, ReplicaId
-
-PERSIST_SECONDS = 0.001
-COMMAND_SECONDS = 0.002
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """One request."""
-
-    at: float
-    model: ModelId
-    serve_seconds: float
-    """From its first token to its last."""
+from pilotlight.scheduler.simulation.virtual_router import VirtualRouter
+from pilotlight.store_node.protocol import NodeId, NodeUpdate, RequestId
+from pilotlight.store_node.protocol.refusals import Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What became of one request."""
+class Delays:
+    """What the controller's own work takes, in seconds."""
 
-    arrival: Arrival
-    node: NodeId | None
-    """None where it was refused."""
-    first_token_at: float
-    refusal: str = ""
+    plan_seconds: float = 0.0
+    """From a plan's being asked for until its snapshot is taken; what happens in between is
+    planned for together."""
+    persist_seconds: float = 0.001
+    command_seconds: float = 0.002
+    handover_seconds: float = 0.0
+    """From a request's arrival until it stands in line."""
+    detect_seconds: float = 1.0
+    """Until a node that is gone, or out of reach, is known to be."""
+    timeout_seconds: float = 300.0
+    """That a request waits, at most."""
 
 
-@dataclass(slots=True)
-class _Route:
-    update: RouteAdded
-    running: int = 0
-
-
-@dataclass(slots=True)
 class Simulation:
-    """One run. The recorder sees every event that the core is given."""
+    """One run."""
 
-    core: Core
-    policy: Policy
-    heap: EventHeap = field(default_factory=EventHeap)
-    nodes: dict[NodeId, VirtualNode] = field(default_factory=dict[NodeId, VirtualNode])
-    served: list[Served] = field(default_factory=list[Served])
-    recorded: list[tuple[float, AnyEvent]] = field(default_factory=list[tuple[float, AnyEvent]])
-    _waiting: dict[ModelId, deque[Arrival]] = field(default_factory=dict[ModelId, "deque[Arrival]"])
-    _routes: dict[ReplicaId, _Route] = field(default_factory=dict[ReplicaId, _Route])
-    _timers: dict[str, float] = field(default_factory=dict[str, float])
-    _inbox: deque[AnyEvent] = field(default_factory=deque[AnyEvent])
-    _is_handling: bool = False
+    def __init__(
+        self,
+        *,
+        core: Core,
+        policy: Policy,
+        heap: EventHeap,
+        delays: Delays | None = None,
+        on_event: Callable[[float, AnyEvent], None] = lambda now, event: None,
+    ) -> None:
+        """`on_event` sees every event that the core is given."""
+        self.core = core
+        self.heap = heap
+        self.delays = delays or Delays()
+        self.ledger = Ledger()
+        self.tally = Tally()
+        self.nodes: dict[NodeId, VirtualNode] = {}
+        self.router = VirtualRouter(
+            heap,
+            self.nodes,
+            self.ledger,
+            timeout_seconds=self.delays.timeout_seconds,
+            handover_seconds=self.delays.handover_seconds,
+            report=self._post,
+        )
+        self._policy = policy
+        self._on_event = on_event
+        self._out_of_reach: set[NodeId] = set()
+        self._timers: dict[str, float] = {}
+        self._inbox: deque[AnyEvent] = deque()
+        self._is_handling = False
+        self._arrivals: Iterator[Arrival] = iter(())
+        self._is_fed = True
 
-    def begin(self, models: Sequence[Model], nodes: Sequence[VirtualNode]) -> None:
+    def begin(self, models: Sequence[Model], nodes: Iterable[VirtualNode]) -> None:
         """Deploy the models and let the nodes join."""
+        self.router.note_models({model.name: row for row, model in enumerate(models)})
         self._post(Restored(epoch=1, models=(), replicas=()))
         for model in models:
             self._post(ModelDeployed(model=model))
         for node in nodes:
             self.nodes[node.id] = node
-            node.report_to = self._reported
             self._post(NodeJoined(report=node.report()))
 
-    def request(self, arrival: Arrival) -> None:
-        """Let a request arrive at its time."""
-        self.heap.call_at(arrival.at, self._arrive, arrival)
+    def feed(self, arrivals: Iterable[Arrival]) -> None:
+        """Let requests arrive, in the order of their times; one of them is held at a time."""
+        self._arrivals, self._is_fed = iter(arrivals), False
+        self._expect_arrival()
 
     def run_until(self, end: float) -> None:
         """Run up to `end` seconds."""
         self.heap.run_until(end)
+
+    def run(self, *, limit: float = float("inf")) -> float:
+        """Run until every request has ended, at most up to `limit` seconds; return the time."""
+        while not (self._is_fed and not self.router.n_open) and self.heap.now < limit:
+            if not self.heap.run_next(limit):
+                break
+        return self.heap.now
+
+    # -- failures
+
+    def lose_node(self, node: NodeId, *, back_after: float | None = None) -> None:
+        """A node dies with all that ran there; maybe it comes back, with empty memory."""
+        self.nodes[node].crash()
+        self._out_of_reach.add(node)
+        self._later(self.delays.detect_seconds, self._node_found_silent, node)
+        if back_after is not None:
+            self._later(max(back_after, self.delays.detect_seconds), self._node_comes_back, node)
+
+    def cut_off(self, node: NodeId, *, seconds: float) -> None:
+        """A node is out of the controller's reach for a while, and goes on meanwhile."""
+        self._out_of_reach.add(node)
+        incarnation = self.nodes[node].incarnation
+        self._post(
+            NodeDisconnected(
+                node=node, incarnation=incarnation, reason="its link is down", may_return=True
+            )
+        )
+        self._later(seconds, self._node_is_reached, node)
+
+    def _node_found_silent(self, node: NodeId) -> None:
+        state = self.core.state.nodes[node]
+        self._post(
+            NodeDisconnected(
+                node=node,
+                incarnation=state.incarnation,
+                reason="it is silent",
+                may_return=False,
+            )
+        )
+
+    def _node_comes_back(self, node: NodeId) -> None:
+        self.nodes[node].restart()
+        self._node_is_reached(node)
+
+    def _node_is_reached(self, node: NodeId) -> None:
+        self._out_of_reach.discard(node)
+        self._post(NodeJoined(report=self.nodes[node].report()))
+
+    # -- the core's actions
 
     def _post(self, event: AnyEvent) -> None:
         """Give the core an event, after those that led to it are done with."""
@@ -113,39 +182,44 @@ class Simulation:
         self._is_handling = False
 
     def _handle(self, event: AnyEvent) -> None:
-        self.recorded.append((self.heap.now, event))
-        for action in self.core.handle(event, self.heap.now):
+        now = self.heap.now
+        self._on_event(now, event)
+        for action in self.core.handle(event, now):
+            self.tally.note(action, now)
             self._act(action)
 
     def _act(self, action: AnyAction) -> None:
-        now = self.heap.now
         match action:
             case RequestPlan():
-                self.heap.call_at(now, self._plan, action.plan_id)
+                self._later(self.delays.plan_seconds, self._plan, action.plan_id)
             case Persist():
-                self.heap.call_at(now + PERSIST_SECONDS, self._post, Persisted(token=action.token))
+                self._later(self.delays.persist_seconds, self._post, Persisted(token=action.token))
             case Send():
-                self.heap.call_at(now + COMMAND_SECONDS, self._send, action)
+                self._later(self.delays.command_seconds, self._send, action)
             case SetTimer():
                 self._timers[action.timer] = action.at
                 self.heap.call_at(action.at, self._fire, (action.timer, action.at))
             case Announce():
-                self._announced(action)
+                self.router.take(action.update)
             case _:
                 pass
 
     def _plan(self, plan_id: int) -> None:
-        plan = self.policy.plan(self.core.snapshot(self.heap.now), self.core.estimator)
-        self._post(PlanProposed(plan_id=plan_id, policy=self.policy.name, plan=plan))
+        plan = self._policy.plan(self.core.snapshot(self.heap.now), self.core.estimator)
+        self._post(PlanProposed(plan_id=plan_id, policy=self._policy.name, plan=plan))
 
     def _send(self, action: Send) -> None:
-        reason = self.nodes[action.node].carry_out(action.command)
-        if reason:
-            self._post(
-                Refused(decision=action.decision, step=action.step, code="refused", reason=reason)
-            )
+        decision, step = action.decision, action.step
+        if action.node in self._out_of_reach:
+            self._post(Lost(decision=decision, step=step, reason=f"{action.node} is silent"))
+            return
+        refusal = self.nodes[action.node].command(action.command)
+        if refusal is None:
+            self._post(Acked(decision=decision, step=step))
         else:
-            self._post(Acked(decision=action.decision, step=action.step))
+            self._post(
+                Refused(decision=decision, step=step, code=refusal.code, reason=refusal.message)
+            )
 
     def _fire(self, timer: tuple[str, float]) -> None:
         name, at = timer
@@ -153,68 +227,33 @@ class Simulation:
             del self._timers[name]
             self._post(TimerFired(timer=name))
 
-    def _reported(self, report: tuple[NodeId, NodeUpdate]) -> None:
-        node, update = report
-        self._post(NodeUpdated(node=node, incarnation=self.nodes[node].incarnation, update=update))
+    # -- what nodes say
 
-    def _announced(self, action: Announce) -> None:
-        update = action.update
-        match update:
-            case RouteAdded():
-                self._routes.setdefault(update.replica, _Route(update))
-                self._dispatch(update.model)
-            case RouteRemoved():
-                self._routes.pop(update.replica, None)
-            case ModelRefused():
-                for arrival in self._waiting.pop(update.model, ()):
-                    self.served.append(
-                        Served(
-                            arrival=arrival,
-                            node=None,
-                            first_token_at=float("inf"),
-                            refusal=update.reason,
-                        )
-                    )
-                self._demand(update.model)
+    def node_reported(self, node: VirtualNode, update: NodeUpdate) -> None:
+        """A node's state has changed."""
+        if node.id not in self._out_of_reach:
+            self._post(NodeUpdated(node=node.id, incarnation=node.incarnation, update=update))
+
+    def emitted(self, job: Job, *, is_last: bool) -> None:
+        """An attempt has its first token, or its last."""
+        self.router.emitted(job, is_last=is_last)
+
+    def cut(self, request_id: RequestId, attempt: int, refusal: Refusal) -> None:
+        """An attempt ended before it was finished."""
+        self.router.cut(request_id, attempt)
+
+    # -- requests
+
+    def _expect_arrival(self) -> None:
+        arrival = next(self._arrivals, None)
+        if arrival is None:
+            self._is_fed = True
+        else:
+            self.heap.call_at(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
-        self._waiting.setdefault(arrival.model, deque()).append(arrival)
-        self._dispatch(arrival.model)
+        self.router.arrive(arrival)
+        self._expect_arrival()
 
-    def _dispatch(self, model: ModelId) -> None:
-        waiting = self._waiting.get(model, deque())
-        while waiting:
-            route = self._free_route(model)
-            if route is None:
-                break
-            self._serve(waiting.popleft(), route)
-        self._demand(model)
-
-    def _free_route(self, model: ModelId) -> _Route | None:
-        routes = (r for r in self._routes.values() if r.update.model == model)
-        return next((r for r in routes if r.running < r.update.concurrency), None)
-
-    def _serve(self, arrival: Arrival, route: _Route) -> None:
-        route.running += 1
-        node = self.nodes[route.update.node]
-        node.begin(route.update.replica)
-        first_token_at = self.heap.now + node.speeds.prefill_seconds
-        self.served.append(
-            Served(arrival=arrival, node=route.update.node, first_token_at=first_token_at)
-        )
-        self.heap.call_at(first_token_at + arrival.serve_seconds, self._finish, route)
-
-    def _finish(self, route: _Route) -> None:
-        route.running -= 1
-        self.nodes[route.update.node].end(route.update.replica)
-        self._dispatch(route.update.model)
-
-    def _demand(self, model: ModelId) -> None:
-        waiting = self._waiting.get(model)
-        self._post(
-            DemandChanged(
-                model=model,
-                waiting=len(waiting) if waiting else 0,
-                oldest_arrival=waiting[0].at if waiting else None,
-            )
-        )
+    def _later(self, seconds: float, function: Callable[[Any], None], argument: Any) -> None:
+        self.heap.call_at(self.heap.now + seconds, function, argument)

@@ -100,9 +100,7 @@ class Lifecycle:
 
     def settle(self, *, now: float) -> None:
         """Take every step that is due."""
-        for replica in self._state.replicas:
-            if replica.has_ended:
-                continue
+        for replica in self._state.replicas.alive():
             if replica.failure is not None:
                 self.drain(replica, grace_seconds=0.0, now=now)
             if replica.state is ReplicaState.STARTING:

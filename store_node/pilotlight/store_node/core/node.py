@@ -75,7 +75,7 @@ class NodeCore:
     @property
     def is_idle(self) -> bool:
         """Whether no replica is left and nothing is being loaded."""
-        return all(each.has_ended for each in self._state.replicas) and not list(self._state.loads)
+        return not self._state.replicas.alive() and not list(self._state.loads)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened at `now` (monotonic seconds); return what to do, in order."""

@@ -132,6 +132,7 @@ class Replicas:
     def __init__(self, emit: Callable[[Action], None]) -> None:
         self._emit = emit
         self._replicas: OrderedDict[ReplicaId, Replica] = OrderedDict()
+        self._alive: dict[ReplicaId, Replica] = {}
         self._barred: OrderedDict[ReplicaId, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Replica]:
@@ -139,6 +140,10 @@ class Replicas:
 
     def __getitem__(self, replica_id: ReplicaId) -> Replica:
         return self._replicas[replica_id]
+
+    def alive(self) -> list[Replica]:
+        """Return those of which something is left."""
+        return list(self._alive.values())
 
     def get(self, replica_id: ReplicaId) -> Replica | None:
         """Return a replica that the node remembers."""
@@ -156,7 +161,7 @@ class Replicas:
 
     def add(self, replica: Replica) -> None:
         """Take a new replica, STARTING."""
-        self._replicas[replica.replica_id] = replica
+        self._replicas[replica.replica_id] = self._alive[replica.replica_id] = replica
         self._emit(ReportReplica(replica_id=replica.replica_id))
 
     def move(self, replica: Replica, state: ReplicaState) -> None:
@@ -170,6 +175,7 @@ class Replicas:
         replica.state = state
         self._emit(ReportReplica(replica_id=replica.replica_id))
         if replica.has_ended:
+            del self._alive[replica.replica_id]
             self._replicas.move_to_end(replica.replica_id)
             self._forget_oldest()
 
@@ -184,20 +190,23 @@ def outcome_of(replica: Replica, *, now: float) -> StartOutcome:
 
     The phases are cut at the first block, the load's end and the beginning of
     the bind, each no earlier than the one before: they sum to the start's total.
-    Where nothing was read, the first two have no length.
+    Where nothing was read, the first two have no length. What of the bind was
+    moving weights to the devices counts as transfer.
     """
     clock = replica.clock
     loaded_at = clock.began_at if clock.loaded_at is None else clock.loaded_at
     first_block_at = loaded_at if clock.first_block_at is None else clock.first_block_at
     first_block_at = min(max(first_block_at, clock.began_at), loaded_at)
     bind_began_at = now if clock.bind_began_at is None else clock.bind_began_at
+    bind_seconds = now - bind_began_at
+    copy_seconds = min(replica.offer.copy_seconds, bind_seconds) if replica.offer else 0.0
     return StartOutcome(
         tier=replica.tier,
         bytes_read=clock.bytes_read,
         queue_seconds=first_block_at - clock.began_at,
-        transfer_seconds=loaded_at - first_block_at,
+        transfer_seconds=loaded_at - first_block_at + copy_seconds,
         worker_seconds=bind_began_at - loaded_at,
-        bind_seconds=now - bind_began_at,
+        bind_seconds=bind_seconds - copy_seconds,
         disk_busy_seconds=clock.disk_busy_seconds,
         worker_busy_seconds=clock.worker_busy_seconds,
         checksum=clock.checksum,

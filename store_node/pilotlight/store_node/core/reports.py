@@ -59,9 +59,16 @@ class Reports:
         """Return the traffic of every replica that can have some."""
         return tuple(
             self._summary(each, now)
-            for each in self._state.replicas
-            if each.offer is not None and not each.has_ended
+            for each in self._state.replicas.alive()
+            if each.offer is not None
         )
+
+    def summary(self, replica_id: ReplicaId, *, now: float) -> ReplicaSummary | None:
+        """Return one replica's traffic; None where it can have none."""
+        replica = self._state.replicas.get(replica_id)
+        if replica is None or replica.offer is None or replica.has_ended:
+            return None
+        return self._summary(replica, now)
 
     def accounts(self) -> PoolAccounts:
         """Return the accounts of the chunk pool."""

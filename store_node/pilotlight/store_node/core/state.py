@@ -55,7 +55,7 @@ class NodeState:
         """Return the replicas that wait for a checkpoint."""
         return [
             each
-            for each in self.replicas
+            for each in self.replicas.alive()
             if each.state is ReplicaState.STARTING and each.spec.reference == reference
         ]
 
@@ -68,6 +68,8 @@ class NodeState:
 
     def _check_replicas(self) -> None:
         alive = [each for each in self.replicas if not each.has_ended]
+        if alive != self.replicas.alive():
+            raise BrokenInvariant(f"{alive} have not ended, not {self.replicas.alive()}")
         for each in alive:
             if self.leases.held_by(each.replica_id) != each.devices:
                 raise BrokenInvariant(f"{each.replica_id} does not hold {each.devices}")

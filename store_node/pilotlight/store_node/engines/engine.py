@@ -66,6 +66,8 @@ class Offer:
     context_tokens: int
     dtype: str
     copied_bytes: int = 0
+    copy_seconds: float = 0.0
+    """Of the bind: moving weights from DRAM to the devices; 0 where devices compute on DRAM."""
     kv_tokens: int | None = None
     """Tokens of KV memory in all; None where the engine does not account for it."""
     kv_block_tokens: int = 1
