@@ -32,6 +32,8 @@ class Tally:
     """Those that ended, by replica; the last word on each."""
     started_at: dict[ReplicaId, float] = field(default_factory=dict[ReplicaId, float])
     """When each of them was READY, or failed."""
+    ended_at: dict[ReplicaId, float] = field(default_factory=dict[ReplicaId, float])
+    """When each of them had let go of its devices."""
     published: Counter[str] = field(default_factory=Counter[str])
     """How often each kind of thing happened."""
     _device_seconds: float = 0.0
@@ -62,6 +64,7 @@ class Tally:
     def _replica_changed(self, change: ReplicaChanged, now: float) -> None:
         held = self._held.get(change.replica)
         if change.state in (ReplicaState.STOPPED, ReplicaState.FAILED):
+            self.ended_at[change.replica] = now
             if held is not None:
                 self._let_go(change.replica, now)
         elif held is None:

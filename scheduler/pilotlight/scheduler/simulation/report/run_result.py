@@ -33,13 +33,16 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """One start on a timeline, in seconds since the run's beginning."""
+    """One replica on a timeline, in seconds since the run's beginning."""
 
     node: str
     model: str
     tier: str
     began_at: float
     ready_at: float
+    """Or when its start failed."""
+    ended_at: float
+    """When its devices were free again, or the run was over."""
     error: str = ""
 
 
@@ -180,6 +183,7 @@ def _spans(simulation: Simulation) -> list[Span]:
                 tier=str(start.outcome.tier) if start.outcome else "",
                 began_at=ready_at - start.ready_seconds,
                 ready_at=ready_at,
+                ended_at=tally.ended_at.get(replica, simulation.heap.now),
                 error=start.error,
             )
         )
