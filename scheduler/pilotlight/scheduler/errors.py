@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 _MOST_QUOTED = 256
@@ -166,6 +167,11 @@ class BrokenTrace(SchedulerError, ValueError):
         self.path = path
         self.row = row
         """From 1, the header among them; None where it is about no row in particular."""
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[Callable[..., BrokenTrace], tuple[()]]:
+        # It crosses from one process to another.
+        return partial(BrokenTrace, self.path, self.rule, row=self.row), ()
 
 
 def quoted(text: str) -> str:

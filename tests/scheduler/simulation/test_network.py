@@ -177,6 +177,20 @@ def test_nothing_moves_on_a_channel_that_is_down_until_it_is_back() -> None:
     assert world.arrived == {"a": 100.5}
 
 
+def test_a_slow_transfer_holds_its_channel_for_longer() -> None:
+    world, disk = World(), _disk()
+
+    slow = world.network.begin((disk,), GIGABYTE, lambda _: None, slowness=1.25)
+    world.send("next", disk)
+    world.at(1.0)
+    assert world.network.done_bytes(slow) == pytest.approx(0.8 * GIGABYTE)
+    world.at(10.0)
+
+    assert slow.ended_at == pytest.approx(1.25)
+    assert world.arrived == {"next": 2.25}
+    assert disk.carried_bytes == pytest.approx(2 * GIGABYTE)
+
+
 def test_nothing_at_all_arrives_at_once() -> None:
     world = World()
 

@@ -52,6 +52,8 @@ class Transfer:
 
     path: tuple[VirtualChannel, ...]
     n_bytes: int
+    slowness: float
+    """How many bytes' time each of its bytes takes."""
     priority: int
     on_done: Callable[[Transfer], None]
     submitted_at: float
@@ -62,7 +64,7 @@ class Transfer:
     number: int
     """Its age: the older, the less."""
     left_bytes: float
-    """As of `settled_at`."""
+    """As of `settled_at`, times its slowness."""
     settled_at: float
     rate: float = 0.0
     """Bytes per second from then on."""
@@ -96,8 +98,12 @@ class Network:
         on_done: Callable[[Transfer], None],
         *,
         priority: int = 0,
+        slowness: float = 1.0,
     ) -> Transfer:
         """Send bytes over a path; `on_done` is called when the last one has arrived.
+
+        Each byte takes the channels' time of `slowness` bytes: no two transfers of the
+        same bytes take quite as long.
 
         Raises:
             ValueError: the path has no channel, or one that serves in turn is not its first.
@@ -108,11 +114,12 @@ class Network:
         transfer = Transfer(
             path=tuple(path),
             n_bytes=n_bytes,
+            slowness=slowness,
             priority=priority,
             on_done=on_done,
             submitted_at=now,
             number=self._next_number,
-            left_bytes=float(n_bytes),
+            left_bytes=n_bytes * slowness,
             settled_at=now,
         )
         self._next_number += 1
@@ -149,7 +156,7 @@ class Network:
     def done_bytes(self, transfer: Transfer) -> int:
         """Return how many bytes have arrived."""
         passed = self._heap.now - transfer.settled_at if transfer.ended_at is None else 0.0
-        left = transfer.left_bytes - transfer.rate * passed
+        left = (transfer.left_bytes - transfer.rate * passed) / transfer.slowness
         return min(max(int(transfer.n_bytes - left), 0), transfer.n_bytes)
 
     def set_bandwidth(self, channel: VirtualChannel, bytes_per_second: float) -> None:
@@ -174,7 +181,7 @@ class Network:
         gate = transfer.path[0]
         for channel in transfer.path:
             del channel.flowing[transfer]
-            channel.carried_bytes += transfer.n_bytes - transfer.left_bytes
+            channel.carried_bytes += transfer.n_bytes - transfer.left_bytes / transfer.slowness
         if gate.holder is transfer:
             gate.holder = None
         others = [channel for channel in transfer.path if channel.flowing]

@@ -60,6 +60,10 @@ class NodeTimes:
     heartbeat_seconds: float = 1.0
     noise: float = 0.0
     """Standard deviation of the logarithm of everything that a worker does."""
+    transfer_noise: float = 0.0
+    """The same of what moving bytes takes, from disks and to devices."""
+    node_spread: float = 0.0
+    """The same of how slow a node's transfers are beside other nodes', all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,8 @@ class VirtualNode:
         self._draw = draw
         self._listener = listener
         self._lives = 0
+        # Drawn first, and even where it makes no difference: what else is drawn stays the same.
+        self._slowness = draw.lognormvariate(0.0, machine.times.node_spread)
         self._carry_out: Mapping[type[Any], Callable[[Any], None]] = {
             actions.Reply: self._reply,
             actions.SubmitLoad: self._submit_load,
@@ -191,6 +197,7 @@ class VirtualNode:
             evictor=self._evictor(),
         )
         self._handle(events.CopiesFound(copies=machine.copies))
+        self._accounts = self.core.reports.accounts()
         for name, path in machine.disks.items():
             pace = path[0].bytes_per_second
             self._handle(events.PaceFound(channel_id=name, bytes_per_second=pace))
@@ -280,6 +287,7 @@ class VirtualNode:
             copy.size_bytes,
             lambda transfer: self._loaded(action.load_id, action.reference, transfer),
             priority=action.priority,
+            slowness=self._transfer_noise(),
         )
 
     def _loaded(self, load_id: str, reference: Reference, transfer: Transfer) -> None:
@@ -359,7 +367,8 @@ class VirtualNode:
 
         n_bytes = self._bytes_to_copy(worker)
         for device in status.devices:
-            self._network.begin((links[device],), n_bytes, arrived)
+            slowness = self._transfer_noise()
+            self._network.begin((links[device],), n_bytes, arrived, slowness=slowness)
 
     def _bytes_to_copy(self, worker: _Worker) -> int:
         """Return what each device still lacks when its worker is bound.
@@ -475,6 +484,8 @@ class VirtualNode:
         replicas = (reports.replica(each) for each in changes.replicas)
         checkpoints = (reports.checkpoint(each) for each in changes.checkpoints)
         summaries = (reports.summary(each, now=now) for each in changes.traffic)
+        if changes.checkpoints:
+            self._accounts = reports.accounts()
         update = NodeUpdate(
             replicas=tuple(each for each in replicas if each is not None),
             checkpoints=tuple(each for each in checkpoints if each is not None),
@@ -482,7 +493,7 @@ class VirtualNode:
             summaries=tuple(each for each in summaries if each is not None),
             has_summaries=True,
             warm_workers={self.machine.engine: self._warm_workers},
-            accounts=reports.accounts(),
+            accounts=self._accounts,
         )
         self._listener.node_reported(self, update)
         if self._loads:
@@ -519,6 +530,10 @@ class VirtualNode:
     def _noise(self) -> float:
         spread = self.machine.times.noise
         return self._draw.lognormvariate(0.0, spread) if spread else 1.0
+
+    def _transfer_noise(self) -> float:
+        spread = self.machine.times.transfer_noise
+        return self._slowness * (self._draw.lognormvariate(0.0, spread) if spread else 1.0)
 
 
 def _channel(name: ChannelId, kind: str, bytes_per_second: float) -> Channel:
