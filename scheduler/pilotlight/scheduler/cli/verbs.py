@@ -25,7 +25,7 @@ SECTIONS = {
     "Look": ("nodes", "replicas", "starts", "events"),
     "Checkpoints": ("pack", "inspect", "verify", "load"),
     "Measure": ("bench",),
-    "Simulate": ("traces",),
+    "Simulate": ("simulate", "traces"),
     "Maintain": ("db",),
 }
 _OTHERS = "More"

@@ -26,6 +26,7 @@ from pilotlight.scheduler.core.core import Core
 from pilotlight.scheduler.core.events import (
     Acked,
     AnyEvent,
+    FetchAsked,
     Lost,
     ModelDeployed,
     NodeDisconnected,
@@ -46,7 +47,7 @@ from pilotlight.scheduler.simulation.tally import Tally
 from pilotlight.scheduler.simulation.virtual_engine import Job
 from pilotlight.scheduler.simulation.virtual_node import VirtualNode
 from pilotlight.scheduler.simulation.virtual_router import VirtualRouter
-from pilotlight.store_node.protocol import NodeId, NodeUpdate, RequestId
+from pilotlight.store_node.protocol import ModelId, NodeId, NodeUpdate, RequestId
 from pilotlight.store_node.protocol.refusals import Refusal
 
 
@@ -112,6 +113,10 @@ class Simulation:
         for node in nodes:
             self.nodes[node.id] = node
             self._post(NodeJoined(report=node.report()))
+
+    def fetch(self, model: ModelId, nodes: Sequence[NodeId]) -> None:
+        """Bring a model's checkpoint into the DRAM of nodes, as a user would."""
+        self._post(FetchAsked(model=model, nodes=tuple(nodes)))
 
     def feed(self, arrivals: Iterable[Arrival]) -> None:
         """Let requests arrive, in the order of their times; one of them is held at a time."""

@@ -78,6 +78,13 @@ class Scenario(Section, frozen=True, kw_only=True):
     """Those that are compared, where nobody says others."""
     seeds: Number = 5
     """Runs of each policy, where nobody says another number."""
+    growth_from: str = ""
+    """A smaller scenario that is run, too, to see how the time for each request grows."""
+
+    @property
+    def n_nodes(self) -> int:
+        """Return how many nodes there are."""
+        return sum(group.count for group in self.cluster.nodes)
 
     @property
     def needs_traces(self) -> bool:
