@@ -1,9 +1,22 @@
 from __future__ import annotations
 
+from random import Random
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 
-from pilotlight.estimators import Measurement, Phase, Priors, Quantile, StartEstimator
+from pilotlight.estimators import (
+    Measurement,
+    Phase,
+    Priors,
+    Quantile,
+    Residency,
+    StartEstimator,
+    Topology,
+)
+from pilotlight.estimators.calibration import Learned, LogNormal
 from pilotlight.estimators.testing import EstimatorContract, StaticView, ViewCase
 from pilotlight.estimators.testing.view_case import GIGABYTE
 
@@ -205,6 +218,156 @@ def test_a_lesson_counts_on_a_view_that_was_estimated_before() -> None:
 
     assert before == pytest.approx(1.01)
     assert _seconds(view, Phase.TRANSFER, estimator=estimator) == pytest.approx(4.01)
+
+
+def test_a_copy_over_the_link_teaches_the_link() -> None:
+    case = ViewCase()
+    small, large = case.model(size_bytes=GIGABYTE), case.model(size_bytes=4 * GIGABYTE)
+    case.channel("link", bytes_per_second=1.0e9)
+    case.node(dram=[small, large], link="link")
+    estimator = StartEstimator(PRIORS)
+
+    estimator.observe(_measurement(bytes_read=0, transfer_seconds=0.11, link="link"))
+
+    times = estimator.start_times(case.view(), np.arange(2), np.array([0]))
+    # 0.11 s less 0.01 s to attach: 10 GB/s, at which 4 GB take 0.4 s.
+    assert times.phase(Phase.TRANSFER)[:, 0].tolist() == pytest.approx([0.11, 0.41])
+
+
+def test_estimates_of_a_copy_over_the_link_converge_to_the_truth() -> None:
+    draw = Random(1)
+    case = ViewCase()
+    models = [case.model(size_bytes=size * GIGABYTE) for size in (1, 7, 13)]
+    case.channel("link", bytes_per_second=1.0e9)
+    case.node(dram=models, link="link")
+    view, estimator = case.view(), StartEstimator()
+
+    for _ in range(60):
+        model = draw.choice(models)
+        # The link carries 25 GB/s; measurements scatter by a hundredth.
+        seconds = view.model_size_bytes[model] / 25.0e9 * draw.uniform(0.99, 1.01)
+        estimator.observe(
+            _measurement(
+                size_bytes=int(view.model_size_bytes[model]),
+                bytes_read=0,
+                transfer_seconds=seconds,
+                link="link",
+            )
+        )
+
+    learned = estimator.start_times(view, np.array(models), np.array([0]))
+    truth = view.model_size_bytes / 25.0e9
+    # What is added for attaching, 2 ms, is a twentieth of the shortest.
+    assert learned.phase(Phase.TRANSFER)[:, 0].tolist() == pytest.approx(truth.tolist(), rel=0.06)
+
+
+def test_a_copy_that_took_less_than_attaching_still_teaches_the_link() -> None:
+    estimator = StartEstimator(PRIORS)
+
+    for seconds in (0.005, 0.0, -1.0):
+        estimator.observe(_measurement(bytes_read=0, transfer_seconds=seconds, link="link"))
+
+    lessons = estimator.lessons()
+    assert isinstance(lessons, dict)
+    # A gigabyte in 0.005 s; nothing takes no time, or less.
+    assert lessons["channel"]["by_key"]["link"]["mean"] == pytest.approx(np.log(200e9))
+    assert lessons["attach"]["by_key"] == {}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_columns_kept_current_are_what_a_fresh_look_at_every_path_gives(seed: int) -> None:
+    draw = Random(seed)
+    view, estimator = _random_view(draw), StartEstimator(PRIORS)
+    models, nodes = np.arange(len(view.model_ids)), np.arange(len(view.node_ids))
+
+    for _ in range(30):
+        estimator.observe(_random_measurement(view, draw))
+        times = estimator.start_times(view, models, nodes)
+
+        assert np.array_equal(times.seconds, _recomputed(view, estimator))
+
+
+def _random_view(draw: Random) -> StaticView:
+    case = ViewCase()
+    models = [
+        case.model(size_bytes=draw.randint(0, 20) * GIGABYTE, engine=draw.choice(["one", "two"]))
+        for _ in range(4)
+    ]
+    for name in ("shared", "fast", "link"):
+        speed, latency = draw.uniform(0.1, 9.0) * 1e9, draw.choice([0.0, 0.3])
+        case.channel(name, bytes_per_second=speed, latency_seconds=latency)
+    for _ in range(4):
+        case.node(
+            ssd=draw.sample(models, 2),
+            dram=draw.sample(models, 1),
+            disk=draw.choice([None, "", "shared"]),
+            other_disks={models[0]: "fast"} if draw.random() < 0.5 else None,
+            link=draw.choice(["", "link"]),
+            warm_workers=draw.randint(0, 1),
+        )
+    return case.view()
+
+
+def _random_measurement(view: StaticView, draw: Random) -> Measurement:
+    return _measurement(
+        model=draw.choice(view.model_ids),
+        node=draw.choice(view.node_ids),
+        engine=draw.choice(view.engine_ids),
+        channel=draw.choice(view.channel_ids),
+        link=draw.choice(["", "link"]),
+        bytes_read=draw.choice([0, GIGABYTE]),
+        transfer_seconds=draw.uniform(0.001, 9.0),
+        worker_seconds=draw.uniform(0.1, 9.0),
+        bind_seconds=draw.uniform(0.01, 1.0),
+        prefill_seconds=draw.uniform(0.01, 1.0),
+    )
+
+
+def _recomputed(view: StaticView, estimator: StartEstimator) -> np.ndarray[tuple[int, ...], Any]:
+    """Return the same column, each cell from the lessons and the path that its bytes take."""
+    lessons = msgspec.convert(estimator.lessons(), dict[str, Learned])
+    shape = (len(Quantile), len(Phase), len(view.model_ids), len(view.node_ids))
+    seconds = np.empty(shape)
+    for model, name in enumerate(view.model_ids):
+        engine = view.engine_ids[view.model_engine[model]]
+        for node, at in enumerate(view.node_ids):
+            worker = lessons["worker"].get(f"{engine}@{at}")
+            is_warm = bool(view.warm_workers[view.model_engine[model], node])
+            cold = 0.0 if is_warm else PRIORS.cold_worker_seconds
+            bind, prefill = lessons["bind"].get(name), lessons["prefill"].get(name)
+            for quantile in Quantile:
+                seconds[quantile, :, model, node] = (
+                    _path_seconds(view, lessons, quantile, model, node),
+                    _value(worker, quantile) + cold,
+                    _value(bind, quantile),
+                    _value(prefill, quantile),
+                )
+    return seconds
+
+
+def _path_seconds(
+    view: StaticView, lessons: dict[str, Learned], quantile: Quantile, model: int, node: int
+) -> float:
+    flags, disk = Residency(int(view.residency[model, node])), int(view.copy_channel[model, node])
+    probed = dict(zip(view.channel_ids, view.channel_bytes_per_second.tolist(), strict=True))
+    known = {name: lessons["channel"].get(name, prior=prior) for name, prior in probed.items()}
+    speed = {
+        name: each.p10 if quantile is Quantile.P90 else each.p50 for name, each in known.items()
+    }
+    latency = dict(zip(view.channel_ids, view.channel_latency_seconds.tolist(), strict=True))
+    topology, at = Topology(view), view.node_ids[node]
+    size = float(view.model_size_bytes[model])
+    attach = _value(lessons["attach"].get(at), quantile)
+    if Residency.DRAM in flags:
+        return size * (1.0 / topology.from_dram(at).bytes_per_second(speed)) + attach
+    if Residency.SSD not in flags or disk < 0:
+        return float("inf")
+    path = topology.from_disk(view.channel_ids[disk], at)
+    return size * (1.0 / path.bytes_per_second(speed)) + path.latency_seconds(latency) + attach
+
+
+def _value(known: LogNormal, quantile: Quantile) -> float:
+    return known.p90 if quantile is Quantile.P90 else known.p50
 
 
 def test_a_bandwidths_bad_case_is_the_lower_one() -> None:

@@ -331,3 +331,38 @@ def test_a_fork_begins_with_what_was_added_before() -> None:
     fork = original.fork().fork()
 
     assert fork.first_token_seconds(other)[node] == pytest.approx(2.15)
+
+
+def test_a_start_after_stops_is_told_without_being_added() -> None:
+    case = ViewCase()
+    model = case.model(devices=2)
+    node = case.node(devices=0, ssd=[model])
+    victims = [case.replica(node), case.replica(node)]
+    timeline = _timeline(case)
+    trial = timeline.fork()
+    for victim in victims:
+        trial.add_stop(victim)
+
+    told = timeline.start_after_stops(model, node, victims)
+
+    assert told == trial.add_start(model, node)
+    assert told.queue_seconds == TEARDOWN_SECONDS
+    assert timeline.devices_free(node) == 0
+    assert timeline.start_after_stops(model, node, victims) == told
+
+
+def test_a_start_after_too_few_stops_never_comes() -> None:
+    case = ViewCase()
+    model = case.model(devices=2)
+    node = case.node(devices=0, ssd=[model])
+    victim = case.replica(node)
+
+    assert _timeline(case).start_after_stops(model, node, [victim]).queue_seconds == INFINITY
+
+
+def test_a_fetch_to_a_node_without_a_copy_never_ends() -> None:
+    case = ViewCase()
+    model = case.model()
+    node = case.node()
+
+    assert _timeline(case).add_fetch(model, node) == INFINITY

@@ -39,6 +39,9 @@ class Measurement:
     prefill_seconds: float | None = None
     teaches_disk: bool = True
     """False where the bytes came from the page cache."""
+    link: str = ""
+    """The channel that bytes cross between the node's DRAM and its devices; empty where they
+    stay where they are and are only attached."""
 
 
 @dataclass(slots=True)

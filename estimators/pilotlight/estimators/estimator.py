@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 import numpy as np
 
 from pilotlight.estimators.calibration import Learned, LogNormal, Measurement
+from pilotlight.estimators.learned_columns import LearnedColumn
 from pilotlight.estimators.start_times import Phase, Quantile, StartTimes
 from pilotlight.estimators.timeline import Timeline
-from pilotlight.estimators.topology import Topology
 from pilotlight.estimators.view import ClusterView, FloatArray, IntArray, Residency
+
+# Plain numbers: arrays meet enumerations slowly.
+_SSD, _DRAM = int(Residency.SSD), int(Residency.DRAM)
+
+_P90 = attrgetter("p90")
+_P10 = attrgetter("p10")
+"""A bandwidth's bad case is the lower one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,24 +40,33 @@ class Priors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _NodeColumns:
-    """What start times need of the nodes of one view.
+class _Columns:
+    """What start times need of channels and nodes, for one shape of the cluster.
 
-    A node's disks are numbered from 0.
+    The shape is that of all views with the very same ids and probed speeds.
     """
 
-    view: ClusterView
-    lessons: int
-    disk: IntArray
-    """[model, node] number of the disk that the copy lies on; 0 where there is none."""
-    ssd_seconds_per_byte: FloatArray
-    """[quantile, disk, node]."""
+    channel_ids: Sequence[str]
+    node_ids: Sequence[str]
+    probed: FloatArray
+    probed_latency: FloatArray
+    bytes_per_second: LearnedColumn
+    """By channel; row -1, of what crosses no channel, is infinite."""
     latency_seconds: FloatArray
-    """[disk, node]."""
-    dram_seconds_per_byte: FloatArray
-    """[quantile, node]."""
-    attach_seconds: FloatArray
-    """[quantile, node]."""
+    """[channel], likewise 0 at -1."""
+    attach_seconds: LearnedColumn
+    """By node."""
+    worker_seconds: dict[str, LearnedColumn]
+    """By node, for each engine that was asked for."""
+
+    def fit(self, view: ClusterView) -> bool:
+        """Return whether they are of the view's shape."""
+        return (
+            self.channel_ids is view.channel_ids
+            and self.node_ids is view.node_ids
+            and self.probed is view.channel_bytes_per_second
+            and self.probed_latency is view.channel_latency_seconds
+        )
 
 
 class StartEstimator:
@@ -65,52 +83,49 @@ class StartEstimator:
         self._worker = Learned(self._priors.warm_worker_seconds)
         self._bind = Learned(self._priors.bind_seconds)
         self._prefill = Learned(self._priors.prefill_seconds)
-        self._lessons = 0
-        self._cached: _NodeColumns | None = None
+        self._columns: _Columns | None = None
 
     def observe(self, measurement: Measurement) -> None:
         """Learn from one start; values that can't be true are passed over."""
-        self._lessons += 1
         if measurement.transfer_seconds is not None:
             self._observe_transfer(measurement, measurement.transfer_seconds)
         if measurement.worker_seconds is not None:
-            key = _worker_key(measurement.engine, measurement.node)
-            self._worker.observe(key, measurement.worker_seconds)
+            self._observe_worker(measurement, measurement.worker_seconds)
         if measurement.bind_seconds is not None:
             self._bind.observe(measurement.model, measurement.bind_seconds)
         if measurement.prefill_seconds is not None:
             self._prefill.observe(measurement.model, measurement.prefill_seconds)
 
     def start_times(self, view: ClusterView, models: IntArray, nodes: IntArray) -> StartTimes:
-        """Return the columns for rows `models` of the view, on its rows `nodes`."""
-        known = self._node_columns(view)
+        """Return the columns for rows `models` of the view, on its rows `nodes`.
+
+        Its cost does not depend on how many other models, nodes and channels there are.
+        """
+        known = self._columns_of(view)
         chosen = np.ix_(models, nodes)
-        residency = view.residency[chosen]
-        in_dram = (residency & Residency.DRAM) != 0
-        on_ssd = ((residency & Residency.SSD) != 0) & (view.copy_channel[chosen] >= 0)
+        residency, channel = view.residency[chosen], view.copy_channel[chosen]
+        link = view.node_link[nodes]
+        in_dram = (residency & _DRAM) != 0
+        on_ssd = ((residency & _SSD) != 0) & (channel >= 0)
         sizes = view.model_size_bytes[models].astype(np.float64)[None, :, None]
-        number = known.disk[chosen]
-        disk = sizes * known.ssd_seconds_per_byte[:, number, nodes]
-        disk += known.latency_seconds[number, nodes]
-        link = sizes * known.dram_seconds_per_byte[:, None, nodes]
+        speed = known.bytes_per_second.values
+        over_link = speed[:, link][:, None]
+        # The slowest hop counts (paper section 5.1), the latency of all does.
+        disk = sizes * (1.0 / np.minimum(speed[:, channel], over_link))
+        disk += known.latency_seconds[channel] + known.latency_seconds[link]
         disk[:, in_dram | ~on_ssd] = 0.0
         seconds = np.empty((len(Quantile), len(Phase), len(models), len(nodes)))
-        seconds[:, Phase.TRANSFER] = np.where(in_dram, link, disk)
-        seconds[:, Phase.TRANSFER] += known.attach_seconds[:, None, nodes]
+        seconds[:, Phase.TRANSFER] = np.where(in_dram, sizes * (1.0 / over_link), disk)
+        seconds[:, Phase.TRANSFER] += known.attach_seconds.values[:, None, nodes]
         seconds[:, Phase.TRANSFER, ~(in_dram | on_ssd)] = np.inf
-        seconds[:, Phase.WORKER] = self._worker_seconds(view, models, nodes)
+        seconds[:, Phase.WORKER] = self._worker_seconds(known, view, models, nodes)
         seconds[:, Phase.BIND] = self._by_model(self._bind, view, models)
         seconds[:, Phase.PREFILL] = self._by_model(self._prefill, view, models)
         return StartTimes(seconds=seconds, residency=residency, disk_seconds=disk)
 
     def bytes_per_second(self, view: ClusterView) -> FloatArray:
         """Return [quantile, channel]: the median bandwidth, and what nine of ten loads exceed."""
-        probed = view.channel_bytes_per_second.tolist()
-        known = [
-            self._channel.get(channel, prior=prior)
-            for channel, prior in zip(view.channel_ids, probed, strict=True)
-        ]
-        return np.array([[item.p50 for item in known], [item.p10 for item in known]])
+        return self._columns_of(view).bytes_per_second.values[:, :-1]
 
     def lessons(self) -> object:
         """Return all that was learned, as plain data that JSON can carry."""
@@ -122,7 +137,7 @@ class StartEstimator:
         self._channel, self._attach = known["channel"], known["attach"]
         self._worker, self._bind = known["worker"], known["bind"]
         self._prefill = known["prefill"]
-        self._lessons += 1
+        self._columns = None
 
     def timeline(self, view: ClusterView) -> Timeline:
         """Return the evaluator that begins with the view's present state."""
@@ -138,59 +153,71 @@ class StartEstimator:
         }
 
     def _observe_transfer(self, measurement: Measurement, seconds: float) -> None:
-        if measurement.bytes_read == 0:
-            self._attach.observe(measurement.node, seconds)
-        elif measurement.teaches_disk and measurement.channel and seconds > 0.0:
-            self._channel.observe(measurement.channel, measurement.bytes_read / seconds)
+        if measurement.bytes_read:
+            if measurement.teaches_disk and measurement.channel and seconds > 0.0:
+                self._learn_channel(measurement.channel, measurement.bytes_read / seconds)
+        elif not measurement.link:
+            known = self._columns
+            if self._attach.observe(measurement.node, seconds) and known:
+                known.attach_seconds.learn(measurement.node)
+        else:
+            # What the estimate adds for attaching is no part of what the link takes.
+            attaching = self._attach.get(measurement.node).p50
+            crossing = seconds - attaching if seconds > attaching else seconds
+            if crossing > 0.0:
+                self._learn_channel(measurement.link, measurement.size_bytes / crossing)
 
-    def _node_columns(self, view: ClusterView) -> _NodeColumns:
-        cached = self._cached
-        if cached is None or cached.view is not view or cached.lessons != self._lessons:
-            cached = self._cached = self._build_node_columns(view)
-        return cached
+    def _learn_channel(self, channel: str, bytes_per_second: float) -> None:
+        known = self._columns
+        if self._channel.observe(channel, bytes_per_second) and known:
+            known.bytes_per_second.learn(channel)
 
-    def _build_node_columns(self, view: ClusterView) -> _NodeColumns:
-        topology = Topology(view)
-        channels = view.channel_ids
-        latencies = dict(zip(channels, view.channel_latency_seconds.tolist(), strict=True))
-        speeds = [
-            dict(zip(channels, row, strict=True)) for row in self.bytes_per_second(view).tolist()
-        ]
-        disks = [topology.disks(node) for node in view.node_ids]
-        most, n_nodes = max([1, *map(len, disks)]), len(view.node_ids)
-        ssd = np.zeros((len(Quantile), most, n_nodes))
-        latency = np.zeros((most, n_nodes))
-        dram = np.zeros((len(Quantile), n_nodes))
-        number_of = np.zeros_like(view.copy_channel)
-        rows = {channel: row for row, channel in enumerate(channels)}
-        for column, node in enumerate(view.node_ids):
-            link = topology.from_dram(node)
-            dram[:, column] = [1.0 / link.bytes_per_second(known) for known in speeds]
-            for number, disk in enumerate(disks[column]):
-                path = topology.from_disk(disk, node)
-                ssd[:, number, column] = [1.0 / path.bytes_per_second(known) for known in speeds]
-                latency[number, column] = path.latency_seconds(latencies)
-                number_of[view.copy_channel[:, column] == rows[disk], column] = number
-        return _NodeColumns(
-            view=view,
-            lessons=self._lessons,
-            disk=number_of,
-            ssd_seconds_per_byte=ssd,
-            latency_seconds=latency,
-            dram_seconds_per_byte=dram,
-            attach_seconds=_quantiles([self._attach.get(node) for node in view.node_ids]),
+    def _observe_worker(self, measurement: Measurement, seconds: float) -> None:
+        engine, known = measurement.engine, self._columns
+        key = _worker_key(engine, measurement.node)
+        if self._worker.observe(key, seconds) and known and engine in known.worker_seconds:
+            known.worker_seconds[engine].learn(key)
+
+    def _columns_of(self, view: ClusterView) -> _Columns:
+        known = self._columns
+        if known is None or not known.fit(view):
+            known = self._columns = self._compile(view)
+        return known
+
+    def _compile(self, view: ClusterView) -> _Columns:
+        return _Columns(
+            channel_ids=view.channel_ids,
+            node_ids=view.node_ids,
+            probed=view.channel_bytes_per_second,
+            probed_latency=view.channel_latency_seconds,
+            bytes_per_second=LearnedColumn(
+                self._channel,
+                view.channel_ids,
+                bad_case=_P10,
+                priors=view.channel_bytes_per_second.tolist(),
+                without_key=np.inf,
+            ),
+            latency_seconds=np.append(view.channel_latency_seconds, 0.0),
+            attach_seconds=LearnedColumn(self._attach, view.node_ids, bad_case=_P90),
+            worker_seconds={},
         )
 
-    def _worker_seconds(self, view: ClusterView, models: IntArray, nodes: IntArray) -> FloatArray:
+    def _worker_seconds(
+        self, known: _Columns, view: ClusterView, models: IntArray, nodes: IntArray
+    ) -> FloatArray:
         engines = view.model_engine[models]
         seconds = np.empty((len(Quantile), len(models), len(nodes)))
-        names = [view.node_ids[int(node)] for node in nodes]
         for row, engine in enumerate(view.engine_ids[int(engine)] for engine in engines):
-            known = [self._worker.get(_worker_key(engine, name)) for name in names]
-            seconds[:, row] = _quantiles(known)
+            seconds[:, row] = self._workers_of(known, engine).values[:, nodes]
         is_cold = view.warm_workers[np.ix_(engines, nodes)] == 0
         seconds[:, is_cold] += self._priors.cold_worker_seconds
         return seconds
+
+    def _workers_of(self, known: _Columns, engine: str) -> LearnedColumn:
+        if engine not in known.worker_seconds:
+            keys = [_worker_key(engine, node) for node in known.node_ids]
+            known.worker_seconds[engine] = LearnedColumn(self._worker, keys, bad_case=_P90)
+        return known.worker_seconds[engine]
 
     @staticmethod
     def _by_model(learned: Learned, view: ClusterView, models: IntArray) -> FloatArray:

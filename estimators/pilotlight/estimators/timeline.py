@@ -5,17 +5,19 @@ starts were added, so it is a queue with a time at which it is free (paper
 section 5.1: sequential loading; two equal loads in turn end at T and 2T, shared
 both end at 2T). A start waits for devices first: its load begins when they are
 its own. Loads in flight occupy their channel with what they have left. A
-timeline is cheap to fork: arrays are copied when one of two forks writes.
+timeline is cheap to fork: arrays are copied when one of two forks writes. A model
+is looked at on the nodes that hold a copy only, however many others there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pilotlight.estimators.start_times import Forecast, StartTimes
-from pilotlight.estimators.view import ClusterView, FloatArray, Residency
+from pilotlight.estimators.start_times import Forecast
+from pilotlight.estimators.view import ClusterView, FloatArray, IntArray, Residency
 
 TEARDOWN_SECONDS = 0.1
 """From a stop command to free devices, before any was measured."""
@@ -53,19 +55,35 @@ NEVER = StartFinish(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holders:
+    """The nodes that hold one model, and what its start takes there: columns of equal length."""
+
+    nodes: IntArray
+    rows: dict[int, int]
+    """By node."""
+    transfer: FloatArray
+    worker: FloatArray
+    bind: FloatArray
+    prefill: FloatArray
+    disk: FloatArray
+    """How long the disk is busy."""
+    channel: IntArray
+
+
 class Timeline:
     """What happens when, should the steps added so far be carried out."""
 
     def __init__(self, view: ClusterView, forecast: Forecast) -> None:
         self._view = view
         self._forecast = forecast
-        self._columns: dict[int, StartTimes] = {}
-        self._all_nodes = np.arange(len(view.node_ids))
+        self._holders: dict[int, _Holders] = {}
         # The last entry belongs to copies without a channel, which is -1: it is always free.
         self._disk_free = np.zeros(len(view.channel_ids) + 1)
         self._devices = view.node_devices_free.astype(np.int64)
         self._freed: dict[int, list[tuple[float, int]]] = {}
-        self._in_dram: dict[tuple[int, int], float] = {}
+        self._in_dram: dict[int, dict[int, float]] = {}
+        """By model and node: when a load that is under way, or was added, ends."""
         self._owns_arrays = True
         self._add_loads_in_flight()
 
@@ -73,10 +91,10 @@ class Timeline:
         """Return a timeline that goes its own way from here."""
         twin = object.__new__(Timeline)
         twin._view, twin._forecast = self._view, self._forecast
-        twin._columns, twin._all_nodes = self._columns, self._all_nodes
+        twin._holders = self._holders
         twin._disk_free, twin._devices = self._disk_free, self._devices
         twin._freed = {node: list(freed) for node, freed in self._freed.items()}
-        twin._in_dram = dict(self._in_dram)
+        twin._in_dram = {model: dict(ready) for model, ready in self._in_dram.items()}
         self._owns_arrays = twin._owns_arrays = False
         return twin
 
@@ -85,35 +103,44 @@ class Timeline:
 
         Infinite where the node holds no copy, or will not have the devices.
         """
-        times = self._times(model)
-        queue = np.where(self._devices >= self._view.model_devices[model], 0.0, np.inf)
-        for node in self._freed:
-            queue[node] = self._device_wait(node, model)
-        transfer, worker, bind, prefill = times.seconds[0, :, 0]
-        transfer, behind = transfer.copy(), self._disk_wait(queue, model)
-        for (loading, node), ready in self._in_dram.items():
-            if loading == model and np.isfinite(transfer[node]):
-                transfer[node], behind[node] = max(ready - queue[node], 0.0), 0.0
-        total: FloatArray = queue + np.maximum(behind + transfer, worker) + bind + prefill
+        here = self._held(model)
+        queue = np.where(self._devices[here.nodes] >= self._view.model_devices[model], 0.0, np.inf)
+        for node, freed in self._freed.items():
+            if node in here.rows:
+                queue[here.rows[node]] = self._device_wait(node, model, freed)
+        free_at = np.maximum(self._disk_free[here.channel] - queue, 0.0)
+        transfer, behind = here.transfer, np.where(here.disk > 0.0, free_at, 0.0)
+        if model in self._in_dram:
+            transfer = transfer.copy()
+            for node, ready in self._in_dram[model].items():
+                row = here.rows.get(node)
+                if row is not None and np.isfinite(transfer[row]):
+                    transfer[row], behind[row] = max(ready - queue[row], 0.0), 0.0
+        total: FloatArray = np.full(len(self._view.node_ids), np.inf)
+        total[here.nodes] = (
+            queue + np.maximum(behind + transfer, here.worker) + here.bind + here.prefill
+        )
         return total
+
+    def start_after_stops(self, model: int, node: int, replicas: Iterable[int]) -> StartFinish:
+        """Return how a start would go if these replicas of its node stopped for it.
+
+        Nothing is added.
+        """
+        devices = self._view.replica_devices
+        stops = [(TEARDOWN_SECONDS, int(devices[replica])) for replica in replicas]
+        freed = [*self._freed.get(node, ()), *stops]
+        return self._start(model, node, self._device_wait(node, model, freed))
 
     def add_start(self, model: int, node: int) -> StartFinish:
         """Take devices and the disk for a start; return how it goes."""
         self._own()
-        times = self._times(model)
-        devices_at = self._device_wait(node, model)
-        if not np.isfinite(devices_at) or not np.isfinite(times.seconds[0, 0, 0, node]):
-            return NEVER
-        self._take_devices(node, int(self._view.model_devices[model]))
-        transfer, worker, bind, prefill = times.seconds[0, :, 0, node].tolist()
-        disk_wait, transfer = self._take_disk(model, node, devices_at, transfer)
-        return StartFinish(
-            queue_seconds=devices_at + disk_wait,
-            transfer_seconds=transfer,
-            worker_seconds=max(0.0, worker - disk_wait - transfer),
-            bind_seconds=bind,
-            prefill_seconds=prefill,
-        )
+        begin = self._device_wait(node, model, self._freed.get(node, ()))
+        finish = self._start(model, node, begin)
+        if finish is not NEVER:
+            self._take_devices(node, int(self._view.model_devices[model]))
+            self._take_disk(model, node, begin)
+        return finish
 
     def add_stop(self, replica: int) -> float:
         """Give a replica's devices back; return when they are free, in seconds."""
@@ -124,11 +151,14 @@ class Timeline:
         return TEARDOWN_SECONDS
 
     def add_fetch(self, model: int, node: int) -> float:
-        """Bring a checkpoint into DRAM; return when it is there, in seconds."""
+        """Bring a checkpoint into DRAM; return when it is there, in seconds.
+
+        Infinite where the node holds no copy.
+        """
+        if node not in self._held(model).rows:
+            return float("inf")
         self._own()
-        wait, transfer = self._take_disk(
-            model, node, 0.0, float(self._times(model).seconds[0, 0, 0, node])
-        )
+        wait, transfer = self._take_disk(model, node, 0.0)
         return wait + transfer
 
     def devices_free(self, node: int) -> int:
@@ -139,17 +169,47 @@ class Timeline:
         """Return how many devices of a node a start need not wait for; negative if too few."""
         return int(self._devices[node])
 
-    def _times(self, model: int) -> StartTimes:
-        if model not in self._columns:
-            rows = np.array([model])
-            self._columns[model] = self._forecast.start_times(self._view, rows, self._all_nodes)
-        return self._columns[model]
+    def _held(self, model: int) -> _Holders:
+        if model not in self._holders:
+            self._holders[model] = self._look_up(model)
+        return self._holders[model]
 
-    def _device_wait(self, node: int, model: int) -> float:
+    def _look_up(self, model: int) -> _Holders:
+        nodes = np.flatnonzero(self._view.residency[model])
+        times = self._forecast.start_times(self._view, np.array([model]), nodes)
+        transfer, worker, bind, prefill = times.seconds[0, :, 0]
+        return _Holders(
+            nodes=nodes,
+            rows={node: row for row, node in enumerate(nodes.tolist())},
+            transfer=transfer,
+            worker=worker,
+            bind=bind,
+            prefill=prefill,
+            disk=times.disk_seconds[0, 0],
+            channel=self._view.copy_channel[model, nodes],
+        )
+
+    def _start(self, model: int, node: int, begin: float) -> StartFinish:
+        """Return how a start goes that has its devices at `begin`."""
+        here = self._held(model)
+        row = here.rows.get(node)
+        if row is None or not np.isfinite(begin) or not np.isfinite(here.transfer[row]):
+            return NEVER
+        wait, transfer = self._disk_times(model, node, begin)
+        worker = float(here.worker[row])
+        return StartFinish(
+            queue_seconds=begin + wait,
+            transfer_seconds=transfer,
+            worker_seconds=max(0.0, worker - wait - transfer),
+            bind_seconds=float(here.bind[row]),
+            prefill_seconds=float(here.prefill[row]),
+        )
+
+    def _device_wait(self, node: int, model: int, freed: Sequence[tuple[float, int]]) -> float:
         short = int(self._view.model_devices[model]) - int(self._devices[node])
         if short <= 0:
             return 0.0
-        for at, devices in sorted(self._freed.get(node, ())):
+        for at, devices in sorted(freed):
             short -= devices
             if short <= 0:
                 return at
@@ -166,42 +226,55 @@ class Timeline:
             if freed > used:
                 self._freed[node].append((at, freed - used))
 
-    def _disk_wait(self, queue: FloatArray, model: int) -> FloatArray:
-        free_at = self._disk_free[self._view.copy_channel[model]]
-        reads = self._times(model).disk_seconds[0, 0] > 0.0
-        return np.where(reads, np.maximum(free_at - queue, 0.0), 0.0)
-
-    def _take_disk(
-        self, model: int, node: int, begin: float, transfer: float
-    ) -> tuple[float, float]:
-        """Return how long the load waits for its disk and how long it then takes."""
-        shared = self._in_dram.get((model, node))
+    def _disk_times(self, model: int, node: int, begin: float) -> tuple[float, float]:
+        """Return how long a load on a holder waits for its disk and how long it then takes."""
+        shared = self._in_dram.get(model, {}).get(node)
         if shared is not None:
             return 0.0, max(shared - begin, 0.0)
-        busy = float(self._times(model).disk_seconds[0, 0, node])
-        if busy == 0.0:
+        here = self._held(model)
+        row = here.rows[node]
+        transfer = float(here.transfer[row])
+        if here.disk[row] == 0.0:
             return 0.0, transfer
-        channel = int(self._view.copy_channel[model, node])
-        wait = max(float(self._disk_free[channel]) - begin, 0.0)
-        self._disk_free[channel] = begin + wait + busy
-        self._in_dram[model, node] = begin + wait + transfer
+        return max(float(self._disk_free[here.channel[row]]) - begin, 0.0), transfer
+
+    def _take_disk(self, model: int, node: int, begin: float) -> tuple[float, float]:
+        """Return the same as `_disk_times`, and let the disk be busy with it."""
+        here = self._held(model)
+        row = here.rows[node]
+        wait, transfer = self._disk_times(model, node, begin)
+        busy = float(here.disk[row])
+        if busy != 0.0 and node not in self._in_dram.get(model, {}):
+            self._disk_free[here.channel[row]] = begin + wait + busy
+            self._in_dram.setdefault(model, {})[node] = begin + wait + transfer
         return wait, transfer
 
     def _add_loads_in_flight(self) -> None:
         view = self._view
-        bandwidth = self._forecast.bytes_per_second(view)[0]
-        for model, node, channel, left in zip(
-            view.load_model.tolist(),
-            view.load_node.tolist(),
-            view.load_channel.tolist(),
-            view.load_left_bytes.tolist(),
+        loads = np.flatnonzero(view.load_channel >= 0)
+        if not loads.size:
+            return
+        models, nodes, channels = (
+            column[loads] for column in (view.load_model, view.load_node, view.load_channel)
+        )
+        left = view.load_left_bytes[loads] / self._forecast.bytes_per_second(view)[0, channels]
+        is_wanted = models >= 0
+        is_wanted[is_wanted] = (
+            view.residency[models[is_wanted], nodes[is_wanted]] & int(Residency.DRAM)
+        ) == 0
+        free: dict[int, float] = {}
+        for model, node, channel, seconds, waits in zip(
+            models.tolist(),
+            nodes.tolist(),
+            channels.tolist(),
+            left.tolist(),
+            is_wanted.tolist(),
             strict=True,
         ):
-            if channel < 0:
-                continue
-            self._disk_free[channel] += left / bandwidth[channel]
-            if model >= 0 and not view.residency[model, node] & Residency.DRAM:
-                self._in_dram[model, node] = float(self._disk_free[channel])
+            free[channel] = free.get(channel, 0.0) + seconds
+            if waits:
+                self._in_dram.setdefault(model, {})[node] = free[channel]
+        self._disk_free[list(free)] = list(free.values())
 
     def _own(self) -> None:
         if not self._owns_arrays:

@@ -104,6 +104,47 @@ def test_tables_that_nothing_touched_are_shared_with_the_snapshot_before() -> No
     assert after.waiting is not before.waiting
 
 
+def test_ids_keep_their_identity_until_one_comes_or_goes() -> None:
+    stage = _stage()
+    before = stage.core.snapshot(stage.now)
+
+    stage.bring_up("m")
+    stage.join("c")
+    after = stage.core.snapshot(stage.now)
+
+    assert after.model_ids is before.model_ids
+    assert after.node_ids == ("a", "b", "c")
+    assert after.copy_channel is not before.copy_channel
+
+
+def test_where_bytes_are_read_from_is_not_written_anew_when_only_memory_changes() -> None:
+    stage = _stage()
+    before = stage.core.snapshot(stage.now)
+
+    stage.update("b", checkpoints=(copy_of("n", in_dram=True),))
+    after = stage.core.snapshot(stage.now)
+
+    assert after.residency.tolist() == [[1, 0], [3, 3]]
+    assert after.copy_channel is before.copy_channel
+
+
+def test_a_snapshot_shows_what_models_lack_and_when_replicas_expire() -> None:
+    stage = _stage()
+    replica = stage.bring_up("m")
+    stage.deploy("busy")
+    stage.update("b", checkpoints=(copy_of("n"), copy_of("busy")))
+    stage.traffic(stage.bring_up("busy"), running=1)
+    stage.demand("n", 2)
+
+    snapshot = stage.core.snapshot(stage.now)
+
+    assert snapshot.model_live_replicas.tolist() == [1, 0, 1]
+    assert snapshot.model_lacking_replicas.tolist() == [0, 2, 0]
+    assert replica.idle_since is not None
+    expected = [replica.idle_since + 60.0, np.nan]
+    assert snapshot.replica_expires_at.tolist() == pytest.approx(expected, nan_ok=True)
+
+
 def test_nodes_that_share_a_disk_refer_to_one_channel() -> None:
     stage = Stage()
     stage.deploy("m")

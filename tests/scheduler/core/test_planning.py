@@ -29,9 +29,9 @@ from pilotlight.store_node.protocol import (
 )
 
 
-def _stage(*, devices: int = 1) -> Stage:
+def _stage(*, devices: int = 1, max_replicas: int = 1) -> Stage:
     stage = Stage()
-    stage.deploy("m")
+    stage.deploy("m", max_replicas=max_replicas)
     stage.join("a", devices=devices, holds=["m"])
     stage.settle()
     return stage
@@ -80,7 +80,7 @@ def test_never_are_two_plans_asked_for_at_once() -> None:
 
 
 def test_what_changes_while_a_plan_is_made_leads_to_the_next_plan() -> None:
-    stage = _stage()
+    stage = _stage(max_replicas=2)
     stage.demand("m", 1)
     plan_id = stage.plans[0]
     stage.demand("m", 2)
@@ -165,7 +165,7 @@ def test_a_failed_transaction_is_tried_again_later_not_at_once() -> None:
 
 
 def test_a_later_plan_does_not_put_off_the_second_try() -> None:
-    stage = _stage(devices=2)
+    stage = _stage(devices=2, max_replicas=2)
     stage.deploy("other", keep_alive_seconds=1000.0)
     stage.join("b", holds=["other"])
     stage.bring_up("other")

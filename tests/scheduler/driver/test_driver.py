@@ -223,7 +223,7 @@ async def test_a_timer_that_is_set_again_fires_once(case: DriverCase) -> None:
     await asyncio.sleep(3.1)
 
     fired = [event for event, _ in case.handled if isinstance(event, TimerFired)]
-    assert [event.timer for event in fired] == ["replan:policy"]
+    assert [event.timer for event in fired] == ["replan:idle"]
 
 
 async def test_a_timer_of_the_past_fires_at_once(case: DriverCase) -> None:

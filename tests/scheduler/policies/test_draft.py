@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pilotlight.scheduler.core.plan import CancelStart, Plan, Start, Stop
-from pilotlight.scheduler.policies import ServerlessLLM
+from pilotlight.scheduler.policies import Draft, ServerlessLLM
 from pilotlight.scheduler.testing import Case
-from pilotlight.store_node.protocol import ReplicaState
+from pilotlight.store_node.protocol import ModelId, ReplicaState
 
 POLICY = ServerlessLLM()
 
@@ -159,6 +159,22 @@ def test_a_start_comes_after_an_expired_replica_whose_devices_it_takes() -> None
     assert plan.steps[-1].after == (plan.steps[0].id,)
 
 
+def test_a_model_that_no_node_has_room_for_is_wanted_no_more() -> None:
+    case = Case()
+    case.model("m", max_replicas=3)
+    case.replica("busy", case.node(devices=1, holds=["m"]))
+    case.requests("m", 3)
+    snapshot = case.snapshot()
+    draft = Draft(snapshot, case.estimator.timeline(snapshot))
+    wanted: list[int] = []
+
+    for model in draft.wanted_starts():
+        wanted.append(model)
+        draft.first_token_seconds(model)
+
+    assert wanted == [snapshot.model_row(ModelId("m"))]
+
+
 # What ends without anybody needing its place.
 
 
@@ -172,8 +188,8 @@ def test_expired_replicas_stop() -> None:
     plan = case.plan(POLICY)
 
     assert _stops(plan) == [expired]
-    # "n" has been idle for 5 of its 60 s.
-    assert plan.replan_at == 1000.0 + 55.0
+    # "n" has been idle for 5 of its 60 s: when those are over, the core asks by itself.
+    assert plan.replan_at is None
 
 
 def test_an_expired_minimum_stays() -> None:

@@ -1,134 +1,163 @@
 """Keeps the columns of the snapshot current, row by row, as the state changes.
 
-Theory of operation. Whoever changes the state says which node or replica it
-touched. Building a snapshot refreshes only those rows; a table that no touch
-reached is shared with the snapshot before. Models and nodes keep their rows for
-life; a change of who exists rebuilds everything.
+Theory of operation. Whoever changes the state says what it touched: a node, what
+a node holds of a model, a replica, a model's demand. Building a snapshot
+refreshes only those rows; a table that no touch reached is shared with the
+snapshot before. Models and nodes keep their rows for life; a change of who
+exists rebuilds everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pilotlight.estimators import Residency
-from pilotlight.scheduler.core.copies import copy_on, fault_of, residency_of_copy
-from pilotlight.scheduler.core.leases import devices_free
-from pilotlight.scheduler.core.model import Model
-from pilotlight.scheduler.core.snapshot import ReplicaCode, Snapshot, read_only
-from pilotlight.scheduler.core.state import BackOff, ClusterState, Node, Replica
-from pilotlight.store_node.protocol import CheckpointStatus, ModelId, NodeId, ReplicaState
+from pilotlight.scheduler.core.index import StateIndex
+from pilotlight.scheduler.core.node_columns import NodeColumns, Rows
+from pilotlight.scheduler.core.replica_rows import ReplicaRows
+from pilotlight.scheduler.core.shortage import count_replicas, replicas_lacking
+from pilotlight.scheduler.core.snapshot import Snapshot, read_only
+from pilotlight.scheduler.core.state import BackOff, ClusterState
+from pilotlight.scheduler.core.tables import Columns, Table
+from pilotlight.store_node.protocol import ModelId, NodeId, ReplicaId
 
-_CODES = {
-    ReplicaState.STARTING: ReplicaCode.STARTING,
-    ReplicaState.READY: ReplicaCode.READY,
-    ReplicaState.DRAINING: ReplicaCode.DRAINING,
-}
-
-Columns = dict[str, npt.NDArray[Any]]
 _Fields = dict[str, Any]
+
+T = TypeVar("T")
 
 
 class SnapshotBuilder:
     """Turns a state into snapshots; one per core."""
 
-    def __init__(self, state: ClusterState) -> None:
+    def __init__(self, state: ClusterState, index: StateIndex | None = None) -> None:
+        """`index` is kept current by somebody else; without one, this is for one snapshot."""
         self._state = state
+        self._index = index or StateIndex(state)
         self._is_shape_stale = True
-        self._touched_nodes: set[NodeId] = set()
-        self._are_replicas_stale = True
-        self._model_rows: dict[ModelId, int] = {}
-        self._node_rows: dict[NodeId, int] = {}
-        self._channel_rows: dict[str, int] = {}
-        self._engine_rows: dict[str, int] = {}
-        self._models: Columns = {}
-        self._nodes: Columns = {}
-        self._replicas: Columns = {}
-        self._channels: Columns = {}
-        self._replica_ids: tuple[Any, ...] = ()
-        self._faults: dict[tuple[int, int], str] = {}
-        """By the rows of model and node."""
+        self._are_back_offs_stale = True
+        self._touched_nodes: dict[NodeId, None] = {}
+        self._touched_copies: dict[NodeId, dict[ModelId, None]] = {}
+        self._touched_replicas: dict[ReplicaId, None] = {}
+        self._touched_models: dict[ModelId, None] = {}
+        # Ids keep their identity for as long as they are equal: columns can be cached by it.
+        self._model_ids: tuple[ModelId, ...] = ()
+        self._node_ids: tuple[NodeId, ...] = ()
+        self._engine_ids: tuple[str, ...] = ()
+        self._channel_ids: tuple[str, ...] = ()
+        self._rows = Rows(models={}, nodes={}, engines={}, channels={})
+        self._fixed: _Fields = {}
+        """Columns of models and channels, until one comes, goes or changes."""
+        self._back_offs: _Fields = {}
 
     def touch_shape(self) -> None:
         """A model, a node, an engine or a channel came, went or changed."""
         self._is_shape_stale = True
 
     def touch_node(self, node: NodeId) -> None:
-        """A node's leases, residency, workers or loads changed."""
-        self._touched_nodes.add(node)
+        """A node's leases, workers, loads or liveness changed."""
+        self._touched_nodes[node] = None
 
-    def touch_replicas(self) -> None:
+    def touch_copies(self, node: NodeId, models: Iterable[ModelId]) -> None:
+        """What a node holds of these models changed."""
+        self._touched_nodes[node] = None
+        self._touched_copies.setdefault(node, {}).update(dict.fromkeys(models))
+
+    def touch_replica(self, replica: ReplicaId) -> None:
         """A replica came, went or changed."""
-        self._are_replicas_stale = True
+        self._touched_replicas[replica] = None
+
+    def touch_model(self, model: ModelId) -> None:
+        """A model's demand changed, or what its replicas are."""
+        self._touched_models[model] = None
+
+    def touch_back_offs(self) -> None:
+        """A back-off came, went or changed."""
+        self._are_back_offs_stale = True
 
     def build(self, now: float) -> Snapshot:
         """Return the state as it is."""
         state = self._state
         if self._is_shape_stale:
-            self._rebuild_shape()
-        elif self._touched_nodes:
-            self._refresh_nodes(self._touched_nodes)
-        if self._are_replicas_stale or self._touched_nodes:
-            self._rebuild_replicas()
-        self._touched_nodes.clear()
+            self._rebuild()
+        else:
+            self._refresh()
+        self._forget_touches()
+        replica_ids, replicas = self._replicas.publish()
+        columns: _Fields = {
+            **self._fixed,
+            **self._models.publish(),
+            **self._nodes.publish(),
+            **replicas,
+            **self._back_off_columns(),
+        }
         return Snapshot(
             now=now,
             version=state.version,
             seed=state.version,
             previous_plan=state.previous_plan,
-            model_ids=tuple(self._model_rows),
-            node_ids=tuple(self._node_rows),
-            engine_ids=tuple(self._engine_rows),
-            channel_ids=tuple(self._channel_rows),
-            replica_ids=self._replica_ids,
-            **self._columns(),
+            model_ids=self._model_ids,
+            node_ids=self._node_ids,
+            engine_ids=self._engine_ids,
+            channel_ids=self._channel_ids,
+            replica_ids=replica_ids,
+            **columns,
         )
 
-    def _columns(self) -> _Fields:
-        return (
-            self._models
-            | self._nodes
-            | self._channels
-            | self._replicas
-            | self._demand_columns()
-            | self._load_columns()
-            | self._back_off_columns()
-            | self._fault_columns()
-        )
+    def _forget_touches(self) -> None:
+        self._is_shape_stale = False
+        self._touched_nodes.clear()
+        self._touched_copies.clear()
+        self._touched_replicas.clear()
+        self._touched_models.clear()
 
-    def _rebuild_shape(self) -> None:
+    def _refresh(self) -> None:
+        for node, models in self._touched_copies.items():
+            self._nodes.refresh_copies(node, models)
+        for node in self._touched_nodes:
+            self._nodes.refresh(node)
+        self._replicas.refresh(self._touched_replicas)
+        self._refresh_models(self._touched_models)
+
+    def _rebuild(self) -> None:
         state = self._state
-        self._model_rows = {model: row for row, model in enumerate(state.models)}
-        self._node_rows = {node: row for row, node in enumerate(state.nodes)}
         nodes = state.nodes.values()
         engines = dict.fromkeys(
             [engine.name for node in nodes for engine in node.engines]
             + [model.engine for model in state.models.values()]
         )
-        self._engine_rows = {engine: row for row, engine in enumerate(engines)}
         channels = {name: channel for node in nodes for name, channel in node.channels.items()}
-        self._channel_rows = {name: row for row, name in enumerate(channels)}
-        self._channels = {
+        self._model_ids = _kept(self._model_ids, tuple(state.models))
+        self._node_ids = _kept(self._node_ids, tuple(state.nodes))
+        self._engine_ids = _kept(self._engine_ids, tuple(engines))
+        self._channel_ids = _kept(self._channel_ids, tuple(channels))
+        rows = self._rows = Rows(
+            models=_numbered(self._model_ids),
+            nodes=_numbered(self._node_ids),
+            engines=_numbered(self._engine_ids),
+            channels=_numbered(self._channel_ids),
+        )
+        self._fixed = self._model_columns() | {
             "channel_bytes_per_second": _floats(c.bytes_per_second for c in channels.values()),
             "channel_latency_seconds": _floats(c.latency_seconds for c in channels.values()),
         }
-        self._rebuild_models()
-        self._faults = {}
-        self._nodes = _empty_node_columns(len(state.models), len(state.nodes), len(engines))
-        self._refresh_nodes(state.nodes)
-        self._are_replicas_stale = True
-        self._is_shape_stale = False
+        self._models = Table(_empty_model_columns(len(rows.models)))
+        self._refresh_models(rows.models)
+        self._nodes = NodeColumns(state, self._index, rows)
+        self._replicas = ReplicaRows(
+            state, self._index, model_rows=rows.models, node_rows=rows.nodes
+        )
+        self._are_back_offs_stale = True
 
-    def _rebuild_models(self) -> None:
+    def _model_columns(self) -> Columns:
         models = list(self._state.models.values())
         keep_alive = [model.keep_alive_seconds for model in models]
-        self._models = {
+        return {
             "model_size_bytes": _ints(model.size_bytes for model in models),
             "model_devices": _ints(model.devices for model in models),
-            "model_engine": _ints(self._engine_rows[model.engine] for model in models),
+            "model_engine": _ints(self._rows.engines[model.engine] for model in models),
             "model_min_replicas": _ints(model.min_replicas for model in models),
             "model_max_replicas": _ints(model.max_replicas for model in models),
             "model_concurrency": _ints(model.concurrency for model in models),
@@ -139,125 +168,31 @@ class SnapshotBuilder:
             "model_version": _ints(self._state.model_versions[model.name] for model in models),
         }
 
-    def _refresh_nodes(self, touched: Iterable[NodeId]) -> None:
-        columns = {name: column.copy() for name, column in self._nodes.items()}
-        for node_id in touched:
-            self._refresh_node(columns, self._state.nodes[node_id], self._node_rows[node_id])
-        self._nodes = {name: read_only(column) for name, column in columns.items()}
-
-    def _refresh_node(self, columns: Columns, node: Node, row: int) -> None:
-        link = node.channel_of("host_link")
-        used = node.accounts.cached_bytes if node.accounts else 0
-        columns["node_is_up"][row] = node.is_up
-        columns["node_devices"][row] = node.resources.devices
-        columns["node_devices_free"][row] = devices_free(self._state, node.id) if node.is_up else 0
-        columns["node_dram_bytes"][row] = node.resources.dram_bytes
-        columns["node_dram_free_bytes"][row] = max(node.resources.dram_bytes - used, 0)
-        columns["node_link"][row] = self._channel_rows[link] if link else -1
-        columns["node_version"][row] = node.version
-        columns["warm_workers"][:, row] = 0
-        columns["node_has_engine"][:, row] = False
-        for name, count in node.warm_workers.items():
-            if name in self._engine_rows:
-                columns["warm_workers"][self._engine_rows[name], row] = count
-        for engine in node.engines:
-            columns["node_has_engine"][self._engine_rows[engine.name], row] = True
-        for name, model_row in self._model_rows.items():
-            model = self._state.models[name]
-            copy = copy_on(self._state, model, node)
-            columns["residency"][model_row, row] = residency_of_copy(copy, node) if copy else 0
-            columns["copy_channel"][model_row, row] = self._channel_row(node, copy)
-            self._note_fault(model, node, (model_row, row))
-
-    def _channel_row(self, node: Node, copy: CheckpointStatus | None) -> int:
-        channel = node.disk_of(copy) if copy else None
-        return self._channel_rows[channel] if channel else -1
-
-    def _note_fault(self, model: Model, node: Node, rows: tuple[int, int]) -> None:
-        copy = node.checkpoints.get(model.reference)
-        if fault := copy and fault_of(self._state, model, copy):
-            self._faults[rows] = fault
-        else:
-            self._faults.pop(rows, None)
-
-    def _rebuild_replicas(self) -> None:
-        live = [replica for replica in self._state.replicas.values() if replica.is_live]
-        self._replica_ids = tuple(replica.id for replica in live)
-
-        def ints(value: Callable[[Replica], int]) -> npt.NDArray[Any]:
-            return _ints(map(value, live))
-
-        self._replicas = {
-            "replica_model": ints(lambda r: self._model_rows.get(r.model, -1)),
-            "replica_node": ints(lambda r: self._node_rows.get(r.node, -1)),
-            "replica_state": ints(lambda r: _CODES[r.state]),
-            "replica_devices": ints(lambda r: r.devices),
-            "replica_running": ints(lambda r: r.running),
-            "replica_concurrency": ints(lambda r: r.concurrency),
-            "replica_idle_since": _floats(
-                np.nan if r.idle_since is None else r.idle_since for r in live
-            ),
-            "replica_load_seconds": _floats(map(_load_seconds, live)),
-            "replica_is_stopping": read_only(np.array([r.is_leaving for r in live], np.bool_)),
-            "replica_version": ints(lambda r: r.version),
-        }
-        self._are_replicas_stale = False
-
-    def _demand_columns(self) -> Columns:
-        waiting = np.zeros(len(self._model_rows), np.int64)
-        oldest = np.full(len(self._model_rows), np.inf)
-        for model, demand in self._state.demand.items():
-            row = self._model_rows.get(model)
-            if row is not None:
-                waiting[row], oldest[row] = demand.waiting, demand.oldest_arrival
-        return {"waiting": read_only(waiting), "oldest_arrival": read_only(oldest)}
-
-    def _load_columns(self) -> Columns:
-        models = [(model, self._model_rows[name]) for name, model in self._state.models.items()]
-        by_reference: dict[str, int] = {model.reference: row for model, row in models}
-        by_content = {model.content_id: row for model, row in models if model.content_id}
-        loads: list[tuple[int, int, int, int]] = []
-        for name, row in self._node_rows.items():
-            node = self._state.nodes[name]
-            for load in node.loads if node.is_up else ():
-                copy = node.checkpoints.get(load.reference)
-                elsewhere = by_content.get(copy.content_id, -1) if copy else -1
-                model = by_reference.get(load.reference, elsewhere)
-                left = max(load.total_bytes - load.done_bytes, 0)
-                channel = self._channel_rows.get(load.channel_id, self._channel_row(node, copy))
-                loads.append((model, row, channel, left))
-        loads += self._loads_to_come({(model, row) for model, row, _, _ in loads})
-        return {
-            "load_model": _ints(model for model, _, _, _ in loads),
-            "load_node": _ints(node for _, node, _, _ in loads),
-            "load_channel": _ints(channel for _, _, channel, _ in loads),
-            "load_left_bytes": _ints(left for _, _, _, left in loads),
-        }
-
-    def _loads_to_come(self, known: set[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
-        """Return the loads of starts whose nodes have not reported one yet."""
-        found: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-        for replica in self._state.replicas.values():
-            if replica.state is not ReplicaState.STARTING or replica.is_leaving:
+    def _refresh_models(self, models: Iterable[ModelId]) -> None:
+        table = self._models
+        for name in models:
+            row = self._rows.models.get(name)
+            if row is None:
                 continue
-            row, node = self._model_rows.get(replica.model), self._node_rows.get(replica.node)
-            if row is None or node is None or (row, node) in known:
-                continue
-            is_in_dram = bool(self._nodes["residency"][row, node] & Residency.DRAM)
-            if self._nodes["node_is_up"][node] and not is_in_dram:
-                channel = int(self._nodes["copy_channel"][row, node])
-                size = self._state.models[replica.model].size_bytes
-                found[row, node] = (row, node, channel, size)
-        return list(found.values())
+            demand = self._state.demand.get(name)
+            waiting = demand.waiting if demand else 0
+            has = count_replicas(self._index.replicas_of(name))
+            lacking = replicas_lacking(self._state.models[name], has, waiting=waiting)
+            table.writable("waiting")[row] = waiting
+            table.writable("oldest_arrival")[row] = demand.oldest_arrival if demand else np.inf
+            table.writable("model_live_replicas")[row] = has.live
+            table.writable("model_lacking_replicas")[row] = lacking
 
     def _back_off_columns(self) -> _Fields:
+        if not self._are_back_offs_stale:
+            return self._back_offs
         rows: list[tuple[int, int, BackOff]] = []
         for back_off in self._state.back_offs.values():
-            model_row = self._model_rows.get(back_off.model)
-            node_row = self._node_rows.get(back_off.node)
+            model_row = self._rows.models.get(back_off.model)
+            node_row = self._rows.nodes.get(back_off.node)
             if model_row is not None and node_row is not None:
                 rows.append((model_row, node_row, back_off))
-        return {
+        self._back_offs = {
             "back_off_model": _ints(row[0] for row in rows),
             "back_off_node": _ints(row[1] for row in rows),
             "back_off_until": _floats(row[2].until for row in rows),
@@ -265,38 +200,25 @@ class SnapshotBuilder:
             "back_off_is_final": read_only(np.array([row[2].is_final for row in rows], np.bool_)),
             "back_off_reasons": tuple(row[2].reason for row in rows),
         }
-
-    def _fault_columns(self) -> _Fields:
-        return {
-            "fault_model": _ints(model for model, _ in self._faults),
-            "fault_node": _ints(node for _, node in self._faults),
-            "fault_reasons": tuple(self._faults.values()),
-        }
+        self._are_back_offs_stale = False
+        return self._back_offs
 
 
-def _empty_node_columns(n_models: int, n_nodes: int, n_engines: int) -> Columns:
-    whole = ("devices", "devices_free", "dram_bytes", "dram_free_bytes", "link")
-    columns: Columns = {f"node_{name}": np.zeros(n_nodes, np.int64) for name in whole}
-    return columns | {
-        "node_version": np.zeros(n_nodes, np.int64),
-        "node_is_up": np.zeros(n_nodes, np.bool_),
-        "warm_workers": np.zeros((n_engines, n_nodes), np.int64),
-        "node_has_engine": np.zeros((n_engines, n_nodes), np.bool_),
-        "residency": np.full((n_models, n_nodes), Residency(0), np.uint8),
-        "copy_channel": np.full((n_models, n_nodes), -1, np.int64),
+def _kept(before: tuple[T, ...], now: tuple[T, ...]) -> tuple[T, ...]:
+    return before if before == now else now
+
+
+def _numbered(ids: Iterable[T]) -> dict[T, int]:
+    return {id_: row for row, id_ in enumerate(ids)}
+
+
+def _empty_model_columns(n_models: int) -> Columns:
+    return {
+        "waiting": np.zeros(n_models, np.int64),
+        "oldest_arrival": np.full(n_models, np.inf),
+        "model_live_replicas": np.zeros(n_models, np.int64),
+        "model_lacking_replicas": np.zeros(n_models, np.int64),
     }
-
-
-def _load_seconds(replica: Replica) -> float:
-    outcome = replica.outcome
-    if outcome is None:
-        return float("nan")
-    return (
-        outcome.queue_seconds
-        + outcome.transfer_seconds
-        + outcome.worker_seconds
-        + outcome.bind_seconds
-    )
 
 
 def _ints(values: Iterable[int]) -> npt.NDArray[Any]:

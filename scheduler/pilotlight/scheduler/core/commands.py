@@ -75,13 +75,13 @@ def _command(turn: Turn, step: PlannedStep, node: Node, header: CommandHeader) -
         return EvictCheckpointRequest(header=header, reference=copy.reference)
     return StartReplicaRequest(
         header=header,
-        spec=_spec(model, copy, replica),
+        spec=_spec(turn, model, copy, replica),
         priority=model.priority,
         evict=planned.evict,
     )
 
 
-def _spec(model: Model, copy: CheckpointStatus, replica: ReplicaId) -> ReplicaSpec:
+def _spec(turn: Turn, model: Model, copy: CheckpointStatus, replica: ReplicaId) -> ReplicaSpec:
     return ReplicaSpec(
         replica_id=replica,
         model=model.name,
@@ -93,5 +93,5 @@ def _spec(model: Model, copy: CheckpointStatus, replica: ReplicaId) -> ReplicaSp
         dtype=model.dtype,
         concurrency=model.concurrency or ENGINE_LIMIT,
         context_tokens=model.context_tokens,
-        deployment=model.deployment,
+        deployment=turn.index.deployment_of(model.name),
     )

@@ -32,6 +32,7 @@ from pilotlight.scheduler.core.plan import (
     Subject,
     WaitFor,
 )
+from pilotlight.scheduler.core.shortage import count_replicas
 from pilotlight.scheduler.core.state import (
     ClusterState,
     Decision,
@@ -103,8 +104,10 @@ def _try(turn: Turn, decision: Decision, step: AnyStep) -> str:
     return _TRIALS[type(step)](turn, decision, step)
 
 
-def _take(decision: Decision, step: AnyStep, replica: ReplicaId | None = None) -> str:
-    decision.steps[step.id] = PlannedStep(step=step, state=StepState.TENTATIVE, replica=replica)
+def _take(turn: Turn, decision: Decision, step: AnyStep, replica: ReplicaId | None = None) -> str:
+    planned = PlannedStep(step=step, state=StepState.TENTATIVE, replica=replica)
+    decision.steps[step.id] = planned
+    turn.index.add_step(decision, planned)
     return ""
 
 
@@ -125,11 +128,12 @@ def _try_start(turn: Turn, decision: Decision, step: Start) -> str:
         created_at=turn.now,
         estimated=step.estimated,
     )
-    _take(decision, step, replica.id)
-    state.replicas[replica.id] = replica
-    free = devices_free(state, step.node)
+    _take(turn, decision, step, replica.id)
+    turn.add_replica(replica)
+    free = devices_free(state, step.node, turn.index.replicas_on(step.node))
     if free < 0:
-        del state.replicas[replica.id], decision.steps[step.id]
+        turn.remove_replica(replica.id)
+        turn.index.forget_step(decision, decision.steps.pop(step.id))
         return (
             f"{step.node} has {free + model.devices} free devices, {step.model} needs"
             f" {model.devices}"
@@ -153,13 +157,9 @@ def _no_start(turn: Turn, step: Start) -> str:
     back_off = state.back_offs.get(f"{step.model}@{step.node}")
     if back_off and back_off.until > turn.now:
         return f"{step.model} has failed {back_off.failures} times on {step.node}"
-    counted = [
-        r
-        for r in state.replicas.values()
-        if r.model == step.model and r.is_live and not r.is_leaving
-    ]
-    if len(counted) >= model.max_replicas:
-        return f"{step.model} has {len(counted)} of {model.max_replicas} replicas"
+    live = count_replicas(turn.index.replicas_of(step.model)).live
+    if live >= model.max_replicas:
+        return f"{step.model} has {live} of {model.max_replicas} replicas"
     return ""
 
 
@@ -175,7 +175,7 @@ def _try_stop(turn: Turn, decision: Decision, step: Stop) -> str:
         return f"{step.replica} runs requests"
     replica.is_stopping = True
     turn.touch_replica(replica)
-    return _take(decision, step, replica.id)
+    return _take(turn, decision, step, replica.id)
 
 
 def _try_cancel_start(turn: Turn, decision: Decision, step: CancelStart) -> str:
@@ -188,7 +188,7 @@ def _try_cancel_start(turn: Turn, decision: Decision, step: CancelStart) -> str:
         return reason
     replica.is_stopping = True
     turn.touch_replica(replica)
-    return _take(decision, step, replica.id)
+    return _take(turn, decision, step, replica.id)
 
 
 def _try_fetch(turn: Turn, decision: Decision, step: Fetch) -> str:
@@ -197,7 +197,7 @@ def _try_fetch(turn: Turn, decision: Decision, step: Fetch) -> str:
         return flags
     if not flags & Residency.SSD:
         return f"{step.node} holds no usable copy of {step.model}"
-    return _take(decision, step)
+    return _take(turn, decision, step)
 
 
 def _try_evict(turn: Turn, decision: Decision, step: Evict) -> str:
@@ -206,7 +206,7 @@ def _try_evict(turn: Turn, decision: Decision, step: Evict) -> str:
         return flags
     if flags & Residency.PINNED:
         return f"{step.model} is pinned on {step.node}"
-    return _take(decision, step)
+    return _take(turn, decision, step)
 
 
 def _residency(turn: Turn, model_id: ModelId, node_id: NodeId) -> Residency | str:
@@ -221,7 +221,7 @@ def _residency(turn: Turn, model_id: ModelId, node_id: NodeId) -> Residency | st
 def _try_wait(turn: Turn, decision: Decision, step: WaitFor) -> str:
     if step.model not in turn.state.models:
         return f"no model {step.model} is deployed"
-    return _take(decision, step)
+    return _take(turn, decision, step)
 
 
 def _try_refuse(turn: Turn, decision: Decision, step: Refuse) -> str:
@@ -230,7 +230,7 @@ def _try_refuse(turn: Turn, decision: Decision, step: Refuse) -> str:
     if turn.now < turn.state.settles_at:
         turn.set_timer("replan:settled", after_seconds=turn.state.settles_at - turn.now)
         return "nodes may still come back"
-    return _take(decision, step)
+    return _take(turn, decision, step)
 
 
 def _cannot(turn: Turn, decision: Decision, step: Preempt | Migrate) -> str:

@@ -7,6 +7,9 @@ from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.state import ClusterState, Node
 from pilotlight.store_node.protocol import CheckpointStatus
 
+_SSD, _DRAM, _BOUND = int(Residency.SSD), int(Residency.DRAM), int(Residency.BOUND)
+_PINNED, _LOADING = int(Residency.PINNED), int(Residency.LOADING)
+
 
 def is_copy_of(model: Model, copy: CheckpointStatus) -> bool:
     """Return whether a copy is the model's checkpoint, as far as it says itself.
@@ -40,16 +43,17 @@ def residency_of(state: ClusterState, model: Model, node: Node) -> Residency:
 
 def residency_of_copy(copy: CheckpointStatus, node: Node) -> Residency:
     """Return where a node holds a usable copy."""
-    flags = Residency.SSD
+    # Plain numbers, of which a snapshot needs many: enumerations are slow to combine.
+    flags = _SSD
     if copy.dram_bytes + copy.bound_bytes >= copy.size_bytes:
-        flags |= Residency.DRAM
+        flags |= _DRAM
     if copy.bound_bytes:
-        flags |= Residency.BOUND
+        flags |= _BOUND
     if copy.pinned:
-        flags |= Residency.PINNED
+        flags |= _PINNED
     if any(load.reference == copy.reference for load in node.loads):
-        flags |= Residency.LOADING
-    return flags
+        flags |= _LOADING
+    return Residency(flags)
 
 
 def fault_of(state: ClusterState, model: Model, copy: CheckpointStatus) -> str:
@@ -63,13 +67,12 @@ def fault_of(state: ClusterState, model: Model, copy: CheckpointStatus) -> str:
     return ""
 
 
-def learn_digest(state: ClusterState, copy: CheckpointStatus) -> None:
-    """Remember the bytes of models that this copy is the first known one of."""
+def learn_digest(state: ClusterState, model: Model, copy: CheckpointStatus) -> None:
+    """Remember the bytes of a model if this copy is the first known one of it."""
     if not copy.bytes_digest or copy.quarantine:
         return
-    for model in state.models.values():
-        if copy.layout_id == model.layout_id and is_copy_of(model, copy):
-            state.digests.setdefault(model.name, copy.bytes_digest)
+    if copy.layout_id == model.layout_id and is_copy_of(model, copy):
+        state.digests.setdefault(model.name, copy.bytes_digest)
 
 
 def _is_usable(state: ClusterState, model: Model, copy: CheckpointStatus) -> bool:

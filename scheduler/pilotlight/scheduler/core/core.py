@@ -1,11 +1,13 @@
 """The scheduler's core: events in, actions out.
 
 Theory of operation. Events change the state; whenever one leaves the standing
-plan stale and no plan is being made, the core asks for one over all demand, on
-one snapshot. The proposal is taken up step by step (`commitment`), written down,
-and carried out once that transaction has committed (`steps`). The core reads no
-clock, draws no random number and opens nothing, so the same events give the
-same actions: that is what makes its recording a replay.
+plan stale (`planning` says which do) and no plan is being made, the core asks
+for one over all demand, on one snapshot. The proposal is taken up step by step
+(`commitment`), written down, and carried out once that transaction has committed
+(`steps`). The core reads no clock, draws no random number and opens nothing, so
+the same events give the same actions: that is what makes its recording a replay.
+What an event costs does not grow with the cluster: all that would have to be
+looked for is found by an index, and kept current in columns.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from pilotlight.estimators import Estimator
 from pilotlight.scheduler.core import decree, events, models, nodes, planning, steps, timers
 from pilotlight.scheduler.core.actions import AnyAction
 from pilotlight.scheduler.core.columns import SnapshotBuilder
+from pilotlight.scheduler.core.expiry import IdleExpiries
+from pilotlight.scheduler.core.index import StateIndex
 from pilotlight.scheduler.core.integrity import check_integrity
+from pilotlight.scheduler.core.needs import Needs
 from pilotlight.scheduler.core.snapshot import Snapshot
 from pilotlight.scheduler.core.state import ClusterState
 from pilotlight.scheduler.core.turn import CoreSettings, Turn
@@ -61,7 +66,10 @@ class Core:
         self.estimator = estimator
         self._settings = settings or CoreSettings()
         self._state = state or ClusterState()
-        self._columns = SnapshotBuilder(self._state)
+        self._index = StateIndex(self._state)
+        self._columns = SnapshotBuilder(self._state, self._index)
+        self._needs = Needs(self._state, self._index)
+        self._expiries = IdleExpiries(self._state)
 
     @property
     def state(self) -> ClusterState:
@@ -75,13 +83,16 @@ class Core:
         """
         turn = Turn(
             state=self._state,
+            index=self._index,
             columns=self._columns,
+            needs=self._needs,
+            expiries=self._expiries,
             estimator=self.estimator,
             settings=self._settings,
             now=now,
         )
         _HANDLERS[type(event)](turn, event)
-        planning.request_plan_if_stale(turn)
+        planning.conclude(turn)
         return turn.actions
 
     def snapshot(self, now: float) -> Snapshot:
@@ -89,5 +100,5 @@ class Core:
         return self._columns.build(now)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the state contradicts itself; for tests."""
-        check_integrity(self._state)
+        """Raise AssertionError where the state, or what is derived, contradicts it; for tests."""
+        check_integrity(self._state, self._index, self._needs)

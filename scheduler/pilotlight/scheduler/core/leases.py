@@ -11,14 +11,18 @@ from pilotlight.store_node.protocol import NodeId, ReplicaId
 _ENDED = (StepState.DONE, StepState.CANCELLED, StepState.FAILED)
 
 
-def devices_free(state: ClusterState, node: NodeId) -> int:
+def devices_free(
+    state: ClusterState, node: NodeId, replicas: Iterable[Replica] | None = None
+) -> int:
     """Return a node's devices that are neither held nor promised.
 
-    What a stop will free belongs from its decision on to the starts that come
-    after it: such a start counts only for what its victims do not hold. Negative
-    where a node runs more than it was asked to.
+    `replicas` are the node's, in the state's order; where they are not given, all
+    are looked through for them. What a stop will free belongs from its decision on
+    to the starts that come after it: such a start counts only for what its victims
+    do not hold. Negative where a node runs more than it was asked to.
     """
-    live = [r for r in state.replicas.values() if r.node == node and r.is_live]
+    here = state.replicas.values() if replicas is None else replicas
+    live = [replica for replica in here if replica.node == node and replica.is_live]
     held = sum(replica.devices for replica in live)
     return state.nodes[node].resources.devices - held + _inherited_devices(state, live)
 

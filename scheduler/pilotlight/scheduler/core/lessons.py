@@ -28,6 +28,7 @@ def of_start(turn: Turn, replica: Replica) -> None:
             worker_seconds=outcome.worker_busy_seconds or None,
             bind_seconds=outcome.bind_seconds or None,
             prefill_seconds=outcome.prefill_seconds,
+            link=node.channel_of("host_link") or "",
         )
     )
 

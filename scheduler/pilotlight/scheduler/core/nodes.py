@@ -18,10 +18,12 @@ from pilotlight.scheduler.core.actions import NodeChanged
 from pilotlight.scheduler.core.copies import copy_on, learn_digest
 from pilotlight.scheduler.core.decree import insist, stop_replica
 from pilotlight.scheduler.core.events import NodeDisconnected, NodeJoined, NodeUpdated
+from pilotlight.scheduler.core.shortage import count_replicas
 from pilotlight.scheduler.core.state import ADOPTED, Node, Replica
 from pilotlight.scheduler.core.turn import Turn
 from pilotlight.store_node.protocol import (
     CheckpointStatus,
+    LoadStatus,
     NodeId,
     NodeReport,
     NodeUpdate,
@@ -42,7 +44,7 @@ def joined(turn: Turn, event: NodeJoined) -> None:
     turn.columns.touch_shape()
     turn.touch_node(node.id)
     for copy in node.checkpoints.values():
-        learn_digest(turn.state, copy)
+        _learn(turn, copy)
     _settle(turn, node, report)
     insist(turn)
     turn.persist(_changed(node))
@@ -64,8 +66,7 @@ def updated(turn: Turn, event: NodeUpdated) -> None:
         turn.columns.touch_shape()
         turn.want_plan()
     if update.loads != node.loads:
-        node.loads = update.loads
-        turn.columns.touch_node(node.id)
+        _update_loads(turn, node, update.loads)
     for status in update.replicas:
         _apply(turn, node, status)
     if update.has_summaries:
@@ -130,7 +131,7 @@ def _node_of(turn: Turn, report: NodeReport) -> Node:
 
 def _settle(turn: Turn, node: Node, report: NodeReport) -> None:
     reported = {status.replica_id: status for status in report.replicas}
-    here = [r for r in turn.state.replicas.values() if r.node == node.id]
+    here = turn.index.replicas_on(node.id)
     # A start that is not answered yet, or is sent because another ends here, the report may not
     # know of.
     was_sent = {
@@ -145,12 +146,8 @@ def _settle(turn: Turn, node: Node, report: NodeReport) -> None:
             steps.replica_moved(turn, replica)
     for status in reported.values():
         _apply(turn, node, status)
-    for replica in turn.state.replicas.values():
-        if (
-            replica.node == node.id
-            and replica.state is ReplicaState.READY
-            and not replica.is_leaving
-        ):
+    for replica in turn.index.replicas_on(node.id):
+        if replica.state is ReplicaState.READY and not replica.is_leaving:
             replicas.route(turn, replica)
     _update_traffic(turn, node, report.summaries)
 
@@ -176,7 +173,7 @@ def _why_not_wanted(turn: Turn, status: ReplicaStatus) -> str:
     model = turn.state.models.get(status.model)
     if model is None:
         return "its model was deleted"
-    if status.deployment and status.deployment != model.deployment:
+    if status.deployment and status.deployment != turn.index.deployment_of(model.name):
         return "its model was deployed anew"
     return ""
 
@@ -197,7 +194,7 @@ def _adopt_or_stop(turn: Turn, node: Node, status: ReplicaStatus) -> None:
         is_confirmed=False,
     )
     replica.must_go = "" if _may_adopt(turn, node, status) else "nothing known asked for it"
-    turn.state.replicas[replica.id] = replica
+    turn.add_replica(replica)
     turn.touch_replica(replica)
     replicas.apply_status(turn, replica, status)
     if replica.must_go:
@@ -211,25 +208,47 @@ def _may_adopt(turn: Turn, node: Node, status: ReplicaStatus) -> bool:
         return False
     if _why_not_wanted(turn, status):
         return False
-    running = [
-        r
-        for r in turn.state.replicas.values()
-        if r.model == model.name and r.is_live and not r.is_leaving
-    ]
-    return len(running) < model.max_replicas
+    return count_replicas(turn.index.replicas_of(model.name)).live < model.max_replicas
 
 
 def _update_copies(turn: Turn, node: Node, event: NodeUpdated) -> None:
+    changed: list[CheckpointStatus] = []
     for copy in event.update.checkpoints:
         before = node.checkpoints.get(copy.reference)
         node.checkpoints[copy.reference] = copy
-        learn_digest(turn.state, copy)
+        # Only this node's copies may count otherwise now: a digest is learned from the first
+        # copy that has one, so no other node's can contradict it.
+        _learn(turn, copy)
+        changed += [copy] if before is None else [before, copy]
         _publish_copy(turn, node, before, copy)
     for reference in event.update.removed_checkpoints:
-        node.checkpoints.pop(reference, None)
+        if gone := node.checkpoints.pop(reference, None):
+            changed.append(gone)
     if event.update.checkpoints or event.update.removed_checkpoints:
         turn.touch_node(node.id)
-        turn.want_plan()
+        _touch_copies(turn, node, changed)
+        if turn.needs.lacks_any(changed):
+            turn.want_plan()
+
+
+def _update_loads(turn: Turn, node: Node, loads: tuple[LoadStatus, ...]) -> None:
+    references = {load.reference for load in node.loads} ^ {load.reference for load in loads}
+    node.loads = loads
+    turn.columns.touch_node(node.id)
+    copies = (node.checkpoints.get(reference) for reference in references)
+    _touch_copies(turn, node, [copy for copy in copies if copy is not None])
+
+
+def _touch_copies(turn: Turn, node: Node, copies: Iterable[CheckpointStatus]) -> None:
+    """What these copies say, or said, of the models that they may serve has changed."""
+    turn.columns.touch_copies(
+        node.id, [name for copy in copies for name in turn.index.models_of(copy)]
+    )
+
+
+def _learn(turn: Turn, copy: CheckpointStatus) -> None:
+    for name in turn.index.models_of(copy):
+        learn_digest(turn.state, turn.state.models[name], copy)
 
 
 def _publish_copy(
@@ -261,7 +280,7 @@ def _update_traffic(turn: Turn, node: Node, summaries: Iterable[ReplicaSummary])
 
 
 def _lose_replicas(turn: Turn, node: NodeId, reason: str) -> None:
-    for replica in [r for r in turn.state.replicas.values() if r.node == node]:
+    for replica in turn.index.replicas_on(node):
         if not replica.is_live:
             continue  # It ended with what it came after.
         if replica.sent_at is None:

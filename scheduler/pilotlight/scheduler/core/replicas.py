@@ -65,21 +65,21 @@ def apply_status(turn: Turn, replica: Replica, status: ReplicaStatus) -> bool:
 
 def apply_summary(turn: Turn, replica: Replica, summary: ReplicaSummary) -> None:
     """Take over a replica's traffic; a replica that fell idle may change plans."""
-    was_idle = replica.idle_since is not None
     replica.summary = summary
     replica.running = summary.running
-    turn.columns.touch_replicas()
+    turn.columns.touch_replica(replica.id)
     if replica.state is not ReplicaState.READY:
         return
+    was_idle_since = replica.idle_since
     if summary.running:
-        replica.idle_since = None
-    elif not was_idle:
-        replica.idle_since = turn.now - summary.idle_seconds
-        turn.want_plan()
+        replica.idle_since, replica.is_expired = None, False
     else:
         # A request that came and went between two summaries shows as a later idle time.
         idle_since = turn.now - summary.idle_seconds
-        replica.idle_since = max(replica.idle_since or idle_since, idle_since)
+        turn.note_idle(replica, max(was_idle_since or idle_since, idle_since))
+    if was_idle_since is not None and replica.idle_since != was_idle_since:
+        # Of several that have expired, those stay that were idle for the shortest time.
+        turn.recall_expired(replica.model)
 
 
 def fail(turn: Turn, replica: Replica, reason: str, *, code: str = "", log_tail: str = "") -> None:
@@ -126,6 +126,7 @@ def back_off(turn: Turn, replica: Replica, *, code: str = "") -> None:
         reason=replica.error,
         is_final=is_final,
     )
+    turn.touch_back_offs()
     turn.set_timer(f"replan:{key}", after_seconds=seconds)
 
 
@@ -150,7 +151,7 @@ def keep(turn: Turn, replica: Replica) -> None:
         turn.set_timer(f"replan:{replica.id}", after_seconds=seconds)
     elif replica.state is ReplicaState.READY:
         # It may be busy: the next summary says whether, and for how long not.
-        replica.idle_since = None
+        replica.idle_since, replica.is_expired = None, False
         route(turn, replica)
     turn.touch_replica(replica)
 
@@ -201,8 +202,12 @@ def _ready(turn: Turn, replica: Replica, status: ReplicaStatus, *, is_news: bool
     _enter(turn, replica, ReplicaState.READY)
     replica.was_ready = True
     # What waits for it is on its way there: it is not idle until a summary says so.
-    replica.idle_since = None if replica.model in turn.state.demand else turn.now
-    turn.state.back_offs.pop(f"{replica.model}@{replica.node}", None)
+    if replica.model not in turn.state.demand:
+        turn.note_idle(replica, turn.now)
+    if turn.state.back_offs.pop(f"{replica.model}@{replica.node}", None):
+        turn.touch_back_offs()
+        # Others of its model may be started there again.
+        turn.freed_nodes[replica.node] = None
     lessons.of_start(turn, replica)
     if not replica.is_leaving:
         route(turn, replica)
@@ -213,7 +218,6 @@ def _ready(turn: Turn, replica: Replica, status: ReplicaStatus, *, is_news: bool
         _publish(turn, replica, "start_done", text)
     elif not replica.must_go:
         _publish(turn, replica, "replica_adopted", f"{replica.model} goes on on {replica.node}")
-    turn.want_plan()
 
 
 def _stopped(turn: Turn, replica: Replica, status: ReplicaStatus) -> None:
@@ -250,14 +254,14 @@ def _enter(turn: Turn, replica: Replica, state: ReplicaState) -> None:
     replica.state = state
     replica.since = turn.now
     if state is not ReplicaState.READY:
-        replica.idle_since = None
+        replica.idle_since, replica.is_expired = None, False
     turn.touch_replica(replica)
 
 
 def _forget(turn: Turn, replica: Replica) -> None:
-    turn.state.replicas.pop(replica.id, None)
+    turn.remove_replica(replica.id)
     turn.touch_replica(replica)
-    turn.want_plan()
+    turn.freed_nodes[replica.node] = None
 
 
 def _finished(turn: Turn, replica: Replica) -> tuple[StartFinished, ...]:

@@ -53,6 +53,11 @@ class Snapshot:
     model_keep_alive_seconds: Floats
     """NaN = as long as its load takes."""
     model_version: Ints
+    model_live_replicas: Ints
+    """[M] replicas that take requests or will."""
+    model_lacking_replicas: Ints
+    """[M] replicas that its waiting requests fill, or its minimum wants, beyond those that are
+    starting, within its limits (`shortage.replicas_lacking`)."""
 
     waiting: Ints
     """[M] requests without a place."""
@@ -94,6 +99,9 @@ class Snapshot:
     replica_concurrency: Ints
     replica_idle_since: Floats
     """NaN where it is not idle."""
+    replica_expires_at: Floats
+    """When it was idle for its keep-alive; NaN where it is not idle, minus infinity where its
+    model is deleted."""
     replica_load_seconds: Floats
     """What its start took; NaN before it is READY."""
     replica_is_stopping: Bools

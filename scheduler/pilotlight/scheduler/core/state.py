@@ -96,6 +96,8 @@ class Replica:
     """Why it is to end whatever it has to do, and is told so until it does; empty = it may stay."""
     not_cancelled_before: float = 0.0
     """A cancellation of its start has failed: until then it is not tried again."""
+    is_expired: bool = False
+    """It was idle for longer than its keep-alive, and a plan was asked for if it could end."""
     was_ready: bool = False
     is_confirmed: bool = True
     """False where only the SQL state knows of it, its node has not reported yet."""
@@ -155,6 +157,8 @@ class Demand:
 
     waiting: int
     oldest_arrival: float
+    was_refused: bool = False
+    """Routers were told to refuse it: what is told of next came later."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,3 +206,7 @@ class ClusterState:
     next_plan: int = 1
     is_plan_stale: bool = False
     """Something has changed that a new plan might answer."""
+    idle_timer_at: float | None = None
+    """When the timer for the first idle replica to expire fires; None where it is not set."""
+    idle_timer_fired_at: float | None = None
+    """When it did last."""

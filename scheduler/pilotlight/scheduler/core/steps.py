@@ -56,7 +56,7 @@ def commit(turn: Turn, decision_id: DecisionId) -> None:
 
 def abandon(turn: Turn, decision_id: DecisionId, reason: str) -> None:
     """A decision's transaction has failed: nothing of it happens."""
-    decision = turn.state.decisions.pop(decision_id, None)
+    decision = turn.end_decision(decision_id)
     for step in decision.steps.values() if decision else ():
         _cancel(turn, step, reason)
     turn.want_plan()
@@ -93,10 +93,12 @@ def lost(turn: Turn, event: Lost) -> None:
 
 def replica_moved(turn: Turn, replica: Replica) -> None:
     """A replica has entered a new state: end the steps that waited for it."""
-    for decision in list(turn.state.decisions.values()):
-        for step in decision.steps.values():
-            if step.replica == replica.id:
-                _follow(step, replica)
+    found = turn.index.steps_of(replica.id)
+    for decision in {decision.id: decision for decision, _ in found}.values():
+        for of, step in found:
+            # What came before may have let go of it.
+            if of is decision and step.replica == replica.id:
+                _follow(turn, decision, step, replica)
         _advance(turn, decision)
 
 
@@ -142,11 +144,11 @@ def _failed(
     turn.want_plan()
 
 
-def _follow(step: PlannedStep, replica: Replica) -> None:
+def _follow(turn: Turn, decision: Decision, step: PlannedStep, replica: Replica) -> None:
     is_sent = step.state in (StepState.SENT, StepState.ACKED)
     if not isinstance(step.step, Start):
         if not replica.is_live:
-            _have_nothing_to_end(step)
+            _have_nothing_to_end(turn, decision, step)
     elif is_sent and replica.state is ReplicaState.READY:
         _move(step, StepState.DONE)
     elif not replica.is_live and TRANSITIONS[step.state]:
@@ -154,11 +156,12 @@ def _follow(step: PlannedStep, replica: Replica) -> None:
         step.note = replica.error
 
 
-def _have_nothing_to_end(step: PlannedStep) -> None:
+def _have_nothing_to_end(turn: Turn, decision: Decision, step: PlannedStep) -> None:
     """The replica that a stop names is gone: the step is done as soon as it may be."""
     if step.state in (StepState.SENT, StepState.ACKED):
         _move(step, StepState.DONE)
     # A replica that was given up may yet be reported, and is then not this step's to end.
+    turn.index.forget_step(decision, step)
     step.replica = None
 
 
@@ -184,7 +187,7 @@ def _end_if_over(turn: Turn, decision: Decision) -> None:
     planned = decision.steps.values()
     if any(TRANSITIONS[step.state] for step in planned):
         return
-    if turn.state.decisions.pop(decision.id, None) is None:
+    if turn.end_decision(decision.id) is None:
         return
     failed = [step for step in planned if step.state is not StepState.DONE]
     outcome = "; ".join(f"{step.step.id} {step.state}: {step.note}" for step in failed) or "done"
@@ -226,6 +229,8 @@ def _carry_out(turn: Turn, decision: Decision, step: PlannedStep) -> None:
     if isinstance(step.step, Refuse):
         _move(step, StepState.DONE)
         turn.announce(ModelRefused(model=step.step.model, reason=step.step.reason))
+        if demand := turn.state.demand.get(step.step.model):
+            demand.was_refused = True
         turn.publish("refused", step.step.reason, model=step.step.model, decision=decision.id)
         return
     replica = turn.state.replicas.get(step.replica) if step.replica else None
@@ -271,17 +276,12 @@ def _cancel(turn: Turn, step: PlannedStep, reason: str) -> None:
         return
     if isinstance(step.step, Start):
         replicas.drop(turn, replica, reason)
-        for decision in turn.state.decisions.values():
-            _release(decision, replica)
+        for decision, other in turn.index.steps_of(replica.id):
+            # Steps that were to end it have nothing to do any more.
+            if not isinstance(other.step, Start):
+                _have_nothing_to_end(turn, decision, other)
     else:
         _keep(turn, replica)
-
-
-def _release(decision: Decision, replica: Replica) -> None:
-    """Steps that were to end a replica have nothing to do any more."""
-    for step in decision.steps.values():
-        if step.replica == replica.id and not isinstance(step.step, Start):
-            _have_nothing_to_end(step)
 
 
 def _find(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilotlight.scheduler.core import nodes, replicas
+from pilotlight.scheduler.core import nodes, planning, replicas
 from pilotlight.scheduler.core.decree import insist, stop_replica
 from pilotlight.scheduler.core.events import TimerFired
 from pilotlight.scheduler.core.turn import Turn
@@ -13,6 +13,10 @@ def fired(turn: Turn, event: TimerFired) -> None:
     """A timer's name says what it was for."""
     kind, _, rest = event.timer.partition(":")
     match kind:
+        case "replan" if event.timer == planning.IDLE_TIMER:
+            planning.idle_timer_fired(turn)
+        case "replan" if event.timer == planning.LACKING_TIMER:
+            planning.lacking_timer_fired(turn)
         case "replan":
             turn.want_plan()
         case "restored":

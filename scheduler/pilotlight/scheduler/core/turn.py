@@ -15,8 +15,12 @@ from pilotlight.scheduler.core.actions import (
     SetTimer,
 )
 from pilotlight.scheduler.core.columns import SnapshotBuilder
+from pilotlight.scheduler.core.expiry import IdleExpiries
+from pilotlight.scheduler.core.index import StateIndex
+from pilotlight.scheduler.core.model import Model
+from pilotlight.scheduler.core.needs import Needs
 from pilotlight.scheduler.core.plan import DecisionId
-from pilotlight.scheduler.core.state import ClusterState, Replica
+from pilotlight.scheduler.core.state import ClusterState, Decision, Replica
 from pilotlight.store_node.protocol import ModelId, NodeId, ReplicaId
 
 
@@ -36,6 +40,10 @@ class CoreSettings:
     drain_seconds: float = 30.0
     """What running requests of a deleted or replaced model get."""
     command_deadline_seconds: float = 10.0
+    idle_replan_seconds: float = 0.05
+    """Plans that only end expired replicas are at least this far apart; 0 = each when it is due."""
+    lacking_replan_seconds: float = 1.0
+    """While a model lacks replicas, a plan is made this long after the last one at the latest."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,15 +51,61 @@ class Turn:
     """What a handler may touch."""
 
     state: ClusterState
+    index: StateIndex
     columns: SnapshotBuilder
+    needs: Needs
+    expiries: IdleExpiries
     estimator: Estimator
     settings: CoreSettings
     now: float
     actions: list[AnyAction] = field(default_factory=list[AnyAction])
+    touched_models: dict[ModelId, None] = field(default_factory=dict[ModelId, None])
+    """Whose demand changed, or whose replicas, or they themselves."""
+    freed_nodes: dict[NodeId, None] = field(default_factory=dict[NodeId, None])
+    """Where devices came free, or may be freed now."""
+    idle_replicas: list[Replica] = field(default_factory=list[Replica])
+    """That were not before."""
+    is_next_plan_open: bool = False
+    """A plan was taken up that does not say when the next one may differ."""
+    is_plan_put_off: bool = False
+    """Whatever has changed, a plan is not asked for at once: a timer will."""
 
     def want_plan(self) -> None:
-        """Something has changed that a new plan might answer."""
+        """Something has changed that a new plan might answer, whatever models need."""
         self.state.is_plan_stale = True
+
+    def add_model(self, model: Model) -> None:
+        """A model came or changed."""
+        self.state.models[model.name] = model
+        self.index.add_model(model)
+        self.touch_model(model.name)
+
+    def remove_model(self, model: ModelId) -> None:
+        """A model went."""
+        del self.state.models[model]
+        self.state.demand.pop(model, None)
+        self.index.forget_model(model)
+        self.touch_model(model)
+        del self.state.model_versions[model]
+
+    def add_replica(self, replica: Replica) -> None:
+        """Put a replica into the state; it counts once it is touched."""
+        self.remove_replica(replica.id)
+        self.state.replicas[replica.id] = replica
+        self.index.add_replica(replica)
+
+    def remove_replica(self, replica_id: ReplicaId) -> None:
+        """Take a replica out of the state."""
+        replica = self.state.replicas.pop(replica_id, None)
+        if replica is not None:
+            self.index.forget_replica(replica)
+
+    def end_decision(self, decision: DecisionId) -> Decision | None:
+        """Forget a decision; return it unless it was forgotten."""
+        ended = self.state.decisions.pop(decision, None)
+        if ended is not None:
+            self.index.forget_decision(ended)
+        return ended
 
     def touch_node(self, node: NodeId) -> None:
         """A node's leases, residency or liveness changed."""
@@ -65,12 +119,37 @@ class Turn:
         self.state.version += 1
         self.state.model_versions[model] = self.state.version
         self.columns.touch_shape()
+        self.touched_models[model] = None
+
+    def touch_demand(self, model: ModelId) -> None:
+        """More or fewer requests wait for a model."""
+        self.columns.touch_model(model)
+        self.touched_models[model] = None
+
+    def touch_back_offs(self) -> None:
+        """A back-off came, went or changed."""
+        self.columns.touch_back_offs()
 
     def touch_replica(self, replica: Replica) -> None:
         """A replica changed its state, or came or went; so did its node's leases."""
         self.touch_node(replica.node)
         replica.version = self.state.version
-        self.columns.touch_replicas()
+        self.columns.touch_replica(replica.id)
+        self.touch_demand(replica.model)
+
+    def note_idle(self, replica: Replica, since: float) -> None:
+        """A replica fell idle, or is now known to be idle since later."""
+        if replica.idle_since is None:
+            self.idle_replicas.append(replica)
+        if replica.idle_since != since:
+            replica.idle_since = since
+            self.expiries.note(replica)
+
+    def recall_expired(self, model: ModelId) -> None:
+        """Replicas of a model that have expired may perhaps end now."""
+        for replica in self.index.replicas_of(model):
+            if replica.is_expired:
+                self.expiries.note(replica)
 
     def persist(self, *changes: AnyChange, commits: DecisionId | None = None) -> None:
         """Ask for changes to be written; `commits` waits for that."""

@@ -38,10 +38,11 @@ class Draft:
         self._stops: dict[int, list[StepId]] = {}
         """By node."""
         self._n_starts = 0
+        self._without_room: set[int] = set()
+        """Models that no node could take; further steps leave no more room."""
         for replica in self._endings.unwanted_starts():
             self._cancel(replica)
-        expired, self._next_expiry = self._endings.expired()
-        for replica in expired:
+        for replica in self._endings.expired():
             self._stop(replica, "idle for longer than its keep-alive")
         refusals = list(scaling.hopeless_models(snapshot))
         self._hopeless = {refusal.model for refusal in refusals}
@@ -50,7 +51,8 @@ class Draft:
     def wanted_starts(self) -> Iterator[int]:
         """Yield the models to start a replica of, the most urgent first."""
         for model in scaling.wanted_starts(self.snapshot):
-            if self.snapshot.model_ids[model] not in self._hopeless:
+            is_hopeless = self.snapshot.model_ids[model] in self._hopeless
+            if not is_hopeless and model not in self._without_room:
                 yield model
 
     def first_token_seconds(self, model: int) -> Floats:
@@ -59,8 +61,11 @@ class Draft:
         Infinite where the node can't start it, or can't have the devices even if
         idle replicas give theirs.
         """
-        seconds = self.timeline.first_token_seconds(model)
         able = self.snapshot.can_start(model)
+        if not any(self._has_room(model, node) for node in np.flatnonzero(able).tolist()):
+            self._without_room.add(model)
+            return np.full(len(able), np.inf)
+        seconds = self.timeline.first_token_seconds(model)
         seconds[~able] = np.inf
         for node in np.flatnonzero(able & ~np.isfinite(seconds)).tolist():
             seconds[node] = self._seconds_with_victims(model, node)
@@ -91,7 +96,7 @@ class Draft:
 
     def finish(self) -> Plan:
         """Return the plan."""
-        return Plan(steps=tuple(self._steps), replan_at=self._next_expiry)
+        return Plan(steps=tuple(self._steps))
 
     def _stop(self, replica: int, reason: str) -> None:
         snapshot = self.snapshot
@@ -118,14 +123,15 @@ class Draft:
             )
         )
 
+    def _has_room(self, model: int, node: int) -> bool:
+        """Return whether a node has a model's devices, or can free them."""
+        return self._victims(model, node) is not None
+
     def _seconds_with_victims(self, model: int, node: int) -> float:
         victims = self._victims(model, node)
         if not victims:
             return float("inf")
-        trial = self.timeline.fork()
-        for victim in victims:
-            trial.add_stop(victim)
-        return trial.add_start(model, node).first_token_seconds
+        return self.timeline.start_after_stops(model, node, victims).first_token_seconds
 
     def _victims(self, model: int, node: int) -> list[int] | None:
         short = int(self.snapshot.model_devices[model]) - self.timeline.devices_free(node)

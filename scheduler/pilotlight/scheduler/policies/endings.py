@@ -3,104 +3,122 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
-from pilotlight.scheduler.core.snapshot import Bools, Ints, ReplicaCode, Snapshot
-from pilotlight.scheduler.policies.scaling import counted
+from pilotlight.scheduler.core.shortage import replicas_to_spare
+from pilotlight.scheduler.core.snapshot import Ints, ReplicaCode, Snapshot
 
 
 class Endings:
     """The replicas of one snapshot, less those that the plan being made ends.
 
     Whatever ends, no model falls below its minimum, and none loses a replica that
-    its own requests wait for.
+    its own requests wait for. Nothing is worked out before it is asked for: most
+    plans look at few nodes and few models.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._leaving: set[int] = set()
-        self._spare = _spare_replicas(snapshot)
-        self._idle_on = _idle_by_node(snapshot)
+        self._ended: Counter[int] = Counter()
+        """How many of each model."""
+        self._idle: Ints | None = None
+        """What is idle and can end, row by row; None before it was asked for."""
+        self._idle_on: dict[int, list[int]] = {}
+        """By node, the longest idle first."""
 
     def end(self, replica: int) -> None:
         """Note that the plan ends a replica."""
         self._leaving.add(replica)
-        self._spare[self._model(replica)] -= 1
+        self._ended[self._model(replica)] += 1
 
     def unwanted_starts(self) -> list[int]:
         """Return the starts that nobody waits for any more and no minimum needs, the last first."""
-        starts = _can_end(self._snapshot) & (self._snapshot.replica_state == ReplicaCode.STARTING)
+        snapshot = self._snapshot
+        starts = np.flatnonzero(snapshot.replica_state == ReplicaCode.STARTING)
         # A deleted model's starts are stopped without a policy.
-        starts &= self._snapshot.replica_model >= 0
-        return self._as_many_as_spare(np.flatnonzero(starts)[::-1].tolist())
+        starts = self._of_models_with_spare(starts[snapshot.replica_model[starts] >= 0])
+        return self._as_many_as_spare(self._which_can_end(starts)[::-1].tolist())
 
-    def expired(self) -> tuple[list[int], float | None]:
-        """Return what was idle longer than its keep-alive, and when the next one expires."""
-        idle = [replica for replicas in self._idle_on.values() for replica in replicas]
-        candidates = self._as_many_as_spare(self._longest_idle_first(idle))
-        expiries = [(replica, self._expiry(replica)) for replica in candidates]
-        now = self._snapshot.now
-        later = [expiry for _, expiry in expiries if expiry > now]
-        expired = [replica for replica, expiry in expiries if expiry <= now]
-        return expired, min(later, default=None)
+    def expired(self) -> list[int]:
+        """Return what was idle longer than its keep-alive, the longest idle first.
+
+        Of each model those go first that were idle longest: one that may stay longer
+        keeps the others.
+        """
+        snapshot = self._snapshot
+        expired = np.flatnonzero(snapshot.replica_expires_at <= snapshot.now)
+        expired = self._of_models_with_spare(expired)
+        found: list[int] = []
+        for model in np.unique(snapshot.replica_model[expired]).tolist():
+            idle = self._longest_idle_first(snapshot.replica_model, model)
+            found += self._as_many_as_spare(idle)
+        is_over = [r for r in found if snapshot.replica_expires_at[r] <= snapshot.now]
+        return sorted(is_over, key=lambda r: (snapshot.replica_idle_since[r], r))
 
     def reclaimable(self, node: int, *, for_model: int) -> list[int]:
         """Return a node's idle replicas that another model may replace, longest idle first."""
-        here = [r for r in self._idle_on.get(node, ()) if self._model(r) != for_model]
+        if node not in self._idle_on:
+            self._idle_on[node] = self._longest_idle_first(self._snapshot.replica_node, node)
+        here = [r for r in self._idle_on[node] if self._model(r) != for_model]
         return self._as_many_as_spare(here)
 
-    def _as_many_as_spare(self, replicas: list[int]) -> list[int]:
+    def _as_many_as_spare(self, replicas: Iterable[int]) -> list[int]:
         """Return the first of each model, as many as it can spare."""
-        left = dict(self._spare)
+        taken: Counter[int] = Counter()
         found: list[int] = []
         for replica in replicas:
             model = self._model(replica)
-            if replica in self._leaving or left[model] < 1:
+            if replica in self._leaving or self._spare(model) - taken[model] < 1:
                 continue
-            left[model] -= 1
+            taken[model] += 1
             found.append(replica)
         return found
 
-    def _longest_idle_first(self, replicas: list[int]) -> list[int]:
-        return sorted(replicas, key=lambda replica: self._snapshot.replica_idle_since[replica])
-
-    def _expiry(self, replica: int) -> float:
-        snapshot, model = self._snapshot, self._model(replica)
+    def _spare(self, model: int) -> float:
+        """Return how many replicas of a model may end; all of a deleted one, whose row is -1."""
         if model < 0:
-            return snapshot.now
-        keep = float(snapshot.model_keep_alive_seconds[model])
-        if np.isnan(keep):
-            keep = float(snapshot.replica_load_seconds[replica])
-        return float(snapshot.replica_idle_since[replica]) + (0.0 if np.isnan(keep) else keep)
+            return math.inf
+        snapshot = self._snapshot
+        spare = replicas_to_spare(
+            live=int(snapshot.model_live_replicas[model]),
+            waiting=int(snapshot.waiting[model]),
+            least=int(snapshot.model_min_replicas[model]),
+        )
+        return spare - self._ended[model]
+
+    def _of_models_with_spare(self, replicas: Ints) -> Ints:
+        """Return those whose models could spare one before the plan ended any."""
+        snapshot = self._snapshot
+        models = snapshot.replica_model[replicas]
+        has_spare = models < 0
+        known = models[~has_spare]
+        has_spare[~has_spare] = (snapshot.waiting[known] == 0) & (
+            snapshot.model_live_replicas[known] > snapshot.model_min_replicas[known]
+        )
+        return replicas[has_spare]
+
+    def _longest_idle_first(self, column: Ints, value: int) -> list[int]:
+        """Return the replicas with a value in a column that are idle and can end."""
+        since = self._snapshot.replica_idle_since
+        if self._idle is None:
+            self._idle = self._which_can_end(np.flatnonzero(~np.isnan(since)))
+        idle = self._idle[column[self._idle] == value]
+        ordered: list[int] = idle[np.argsort(since[idle], kind="stable")].tolist()
+        return ordered
+
+    def _which_can_end(self, replicas: Ints) -> Ints:
+        """Return those that do not end already, and whose node can be told.
+
+        A node that was never seen since a restart may run as READY what looks like a start.
+        """
+        snapshot = self._snapshot
+        replicas = replicas[~snapshot.replica_is_stopping[replicas]]
+        replicas = replicas[snapshot.replica_node[replicas] >= 0]
+        return replicas[snapshot.node_is_up[snapshot.replica_node[replicas]]]
 
     def _model(self, replica: int) -> int:
         return int(self._snapshot.replica_model[replica])
-
-
-def _spare_replicas(snapshot: Snapshot) -> dict[int, float]:
-    """Return by model how many replicas may end; all of a deleted one, whose row is -1."""
-    of_models = snapshot.replica_model[counted(snapshot)]
-    n_models = len(snapshot.model_ids)
-    live = np.bincount(of_models[of_models >= 0], minlength=n_models)
-    spare: Ints = np.where(snapshot.waiting > 0, 0, live - snapshot.model_min_replicas)
-    return {-1: math.inf} | {model: float(spare[model]) for model in range(n_models)}
-
-
-def _idle_by_node(snapshot: Snapshot) -> dict[int, list[int]]:
-    idle = np.flatnonzero(~np.isnan(snapshot.replica_idle_since) & _can_end(snapshot))
-    found: dict[int, list[int]] = {}
-    for replica in idle[np.argsort(snapshot.replica_idle_since[idle], kind="stable")].tolist():
-        found.setdefault(int(snapshot.replica_node[replica]), []).append(replica)
-    return found
-
-
-def _can_end(snapshot: Snapshot) -> Bools:
-    """Return [R]: the replicas that do not end already, and whose node can be told.
-
-    A node that was never seen since a restart may run as READY what looks like a start.
-    """
-    is_there = snapshot.replica_node >= 0
-    is_there[is_there] = snapshot.node_is_up[snapshot.replica_node[is_there]]
-    can_end: Bools = is_there & ~snapshot.replica_is_stopping
-    return can_end

@@ -12,12 +12,24 @@ from pilotlight.scheduler.core.snapshot import Snapshot
 class Policy(Protocol):
     """Chooses what to start and stop; the `pilotlight.policies` entry points make one.
 
-    `plan` is called whenever something has changed that a plan might answer, never
-    twice at once. It is a function of its arguments: no clock (the snapshot has
-    `now`), no randomness but from `snapshot.seed`, no I/O, no memory of its own.
-    What it returns is checked step by step against the state of that moment;
-    steps that no longer fit are left out with those after them, and where that is
-    because the state has changed meanwhile, the policy is asked again.
+    `plan` is called, never twice at once, where a new plan may differ from the last:
+
+    - a model lacks more replicas for its demand and its minimum than it did;
+    - devices came free, or a replica that may end fell idle, on a node that holds a
+      copy of a model which lacks replicas, or what it holds of one has changed;
+    - a start has become superfluous, an idle replica has outlived its keep-alive;
+    - a node or a model came, went or changed, a step failed, a back-off is over;
+    - a time has come that the last plan asked for with `replan_at`, or, where it named
+      none and a model lacks replicas, a second has passed.
+
+    A policy that acts ahead of demand, or leaves something for later, says with
+    `replan_at` when it is to be called for that.
+
+    `plan` is a function of its arguments: no clock (the snapshot has `now`), no
+    randomness but from `snapshot.seed`, no I/O, no memory of its own. What it
+    returns is checked step by step against the state of that moment; steps that no
+    longer fit are left out with those after them, and where that is because the
+    state has changed meanwhile, the policy is asked again.
     """
 
     @property

@@ -8,7 +8,9 @@ import numpy as np
 
 from pilotlight.estimators import Residency
 from pilotlight.scheduler.core.plan import Refuse, StepId
-from pilotlight.scheduler.core.snapshot import Bools, Ints, ReplicaCode, Snapshot
+from pilotlight.scheduler.core.snapshot import Snapshot
+
+_IS_HELD = int(Residency.SSD | Residency.DRAM)
 
 GIVE_UP_FAILURES = 3
 """Failed starts in a row on every node that could serve a model before its requests are refused."""
@@ -20,15 +22,20 @@ def wanted_starts(snapshot: Snapshot) -> list[int]:
     As many as its waiting requests fill, less those that are starting already,
     within its limits. Higher priority goes first, then who waits longest.
     """
-    wanted = np.repeat(np.arange(len(snapshot.model_ids)), _shortage(snapshot))
+    models = np.flatnonzero(snapshot.model_lacking_replicas)
+    # No more than the whole cluster could hold, were it empty.
+    devices = int(snapshot.node_devices[snapshot.node_is_up].sum()) if models.size else 0
+    most = devices // snapshot.model_devices[models]
+    lacking = np.minimum(snapshot.model_lacking_replicas[models], most)
     priority, oldest = snapshot.model_priority, snapshot.oldest_arrival
-    return sorted(wanted.tolist(), key=lambda model: (-priority[model], oldest[model]))
+    wanted: list[int] = np.repeat(models, lacking).tolist()
+    return sorted(wanted, key=lambda model: (-priority[model], oldest[model]))
 
 
 def hopeless_models(snapshot: Snapshot) -> Iterator[Refuse]:
     """Yield refusals for models that wait and that nothing can serve as things are."""
-    live = _by_model(snapshot, counted(snapshot))
-    for model in np.flatnonzero((snapshot.waiting > 0) & (live == 0)).tolist():
+    are_alone = (snapshot.waiting > 0) & (snapshot.model_live_replicas == 0)
+    for model in np.flatnonzero(are_alone).tolist():
         if reason := _hopeless(snapshot, model):
             yield Refuse(
                 id=StepId(f"refuse-{snapshot.model_ids[model]}"),
@@ -37,54 +44,15 @@ def hopeless_models(snapshot: Snapshot) -> Iterator[Refuse]:
             )
 
 
-def counted(snapshot: Snapshot) -> Bools:
-    """Return [R]: the replicas that take requests or will."""
-    stays: Bools = snapshot.replica_state != ReplicaCode.DRAINING
-    return stays & ~snapshot.replica_is_stopping
-
-
-def _shortage(snapshot: Snapshot) -> Ints:
-    """Return [M]."""
-    stays = counted(snapshot)
-    live = _by_model(snapshot, stays)
-    starting = _by_model(snapshot, stays & (snapshot.replica_state == ReplicaCode.STARTING))
-    for_waiting = -(-snapshot.waiting // _concurrency(snapshot)) - starting
-    wanted = np.maximum(for_waiting, snapshot.model_min_replicas - live)
-    room = np.minimum(snapshot.model_max_replicas - live, _most_replicas(snapshot))
-    shortage: Ints = np.clip(wanted, 0, np.maximum(room, 0))
-    return shortage
-
-
-def _most_replicas(snapshot: Snapshot) -> Ints:
-    """Return [M]: how many the whole cluster could hold, were it empty."""
-    devices = int(snapshot.node_devices[snapshot.node_is_up].sum())
-    most: Ints = devices // snapshot.model_devices
-    return most
-
-
-def _concurrency(snapshot: Snapshot) -> Ints:
-    """Return [M]: what a replica was found to take at once; before there was one, what it may."""
-    known = np.zeros(len(snapshot.model_ids), np.int64)
-    ready = (snapshot.replica_state == ReplicaCode.READY) & (snapshot.replica_model >= 0)
-    np.maximum.at(known, snapshot.replica_model[ready], snapshot.replica_concurrency[ready])
-    return np.where(known > 0, known, np.maximum(snapshot.model_concurrency, 1))
-
-
-def _by_model(snapshot: Snapshot, replicas: Bools) -> Ints:
-    """Return [M]: how many of these replicas each model has."""
-    models = snapshot.replica_model[replicas & (snapshot.replica_model >= 0)]
-    return np.bincount(models, minlength=len(snapshot.model_ids))
-
-
 def _hopeless(snapshot: Snapshot, model: int) -> str:
     """Return why a model can't be served by any node as it is; empty where it can."""
     name = snapshot.model_ids[model]
-    holders = np.flatnonzero(snapshot.residency[model] & (Residency.SSD | Residency.DRAM))
+    holders = np.flatnonzero(snapshot.residency[model] & _IS_HELD)
     if not len(holders):
         return f"no node holds a usable copy of {name}{_faults(snapshot, model)}"
     up = holders[snapshot.node_is_up[holders]]
-    names = ", ".join(snapshot.node_ids[node] for node in holders.tolist())
     if not len(up):
+        names = ", ".join(snapshot.node_ids[node] for node in holders.tolist())
         return f"its only copies lie on {names}: down"
     engine = int(snapshot.model_engine[model])
     able = up[snapshot.node_has_engine[engine, up]]
