@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scheduler.simulation.clusters import Cluster
 
 from pilotlight.scheduler.errors import BrokenTrace
 from pilotlight.scheduler.policies import ServerlessLLM
@@ -11,7 +12,6 @@ from pilotlight.scheduler.simulation.report import RunResult, result_of
 from pilotlight.scheduler.simulation.report.published import beside_published
 from pilotlight.scheduler.simulation.report.run_result import CURVE
 from pilotlight.scheduler.testing.reports import model_of
-from tests.scheduler.simulation.clusters import Cluster
 
 HEADER = "panel,scheduler,percentile,startup_latency_s\n"
 
