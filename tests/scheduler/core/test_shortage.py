@@ -31,19 +31,40 @@ def test_replicas_are_counted_by_what_they_are_good_for() -> None:
     leaving.state, leaving.concurrency, leaving.is_stopping = ReplicaState.READY, 8, True
 
     # What leaves takes no more, but shows what another one would.
-    assert count_replicas([ready, starting, leaving]) == ReplicaCount(2, 1, 8)
+    assert count_replicas([ready, starting, leaving]) == ReplicaCount(2, 1, 0, 8)
+
+
+def test_what_is_ready_counts_as_coming_until_its_line_is_heard_of() -> None:
+    stage = Stage()
+    stage.deploy("m", max_replicas=3)
+    for node in ("a", "b", "c"):
+        stage.join(node, holds=["m"])
+    stage.demand("m", 2)
+    stage.settle()
+    first, second = stage.replicas("m")
+
+    stage.obey_all()
+    stage.report(first, ReplicaState.READY)
+    stage.settle()
+    assert stage.replicas("m") == [first, second]
+
+    # The line's head went there, and one more has come: now somebody has no place.
+    stage.demand("m", 2)
+    stage.settle()
+    assert len(stage.replicas("m")) == 3
 
 
 @pytest.mark.parametrize(
     ("has", "waiting", "lacking"),
     [
-        (ReplicaCount(0, 0, 0), 0, 1),  # its minimum
-        (ReplicaCount(1, 0, 4), 0, 0),
-        (ReplicaCount(0, 0, 0), 5, 3),  # 5 / 2, as it may take 2 at once
-        (ReplicaCount(1, 1, 0), 5, 2),  # one of those is under way
-        (ReplicaCount(1, 0, 4), 5, 2),  # 5 / 4, as one was found to take 4
-        (ReplicaCount(3, 0, 1), 9, 1),  # up to its maximum of 4
-        (ReplicaCount(5, 0, 1), 9, 0),
+        (ReplicaCount(0, 0, 0, 0), 0, 1),  # its minimum
+        (ReplicaCount(1, 0, 0, 4), 0, 0),
+        (ReplicaCount(0, 0, 0, 0), 5, 3),  # 5 / 2, as it may take 2 at once
+        (ReplicaCount(1, 1, 0, 0), 5, 2),  # one of those is under way
+        (ReplicaCount(1, 0, 1, 4), 5, 1),  # of whom the first four go where one is READY now
+        (ReplicaCount(1, 0, 0, 4), 5, 2),  # 5 / 4, as one was found to take 4
+        (ReplicaCount(3, 0, 0, 1), 9, 1),  # up to its maximum of 4
+        (ReplicaCount(5, 0, 0, 1), 9, 0),
     ],
 )
 def test_a_model_lacks_what_its_requests_fill_within_its_limits(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pilotlight.scheduler.core.index import StateIndex
 from pilotlight.scheduler.core.node_columns import NodeColumns, Rows
 from pilotlight.scheduler.core.replica_rows import ReplicaRows
-from pilotlight.scheduler.core.shortage import count_replicas, replicas_lacking
+from pilotlight.scheduler.core.shortage import replicas_lacking
 from pilotlight.scheduler.core.snapshot import Snapshot, read_only
 from pilotlight.scheduler.core.state import BackOff, ClusterState
 from pilotlight.scheduler.core.tables import Columns, Table
@@ -176,7 +176,7 @@ class SnapshotBuilder:
                 continue
             demand = self._state.demand.get(name)
             waiting = demand.waiting if demand else 0
-            has = count_replicas(self._index.replicas_of(name))
+            has = self._index.count_of(name)
             lacking = replicas_lacking(self._state.models[name], has, waiting=waiting)
             table.writable("waiting")[row] = waiting
             table.writable("oldest_arrival")[row] = demand.oldest_arrival if demand else np.inf

@@ -32,7 +32,6 @@ from pilotlight.scheduler.core.plan import (
     Subject,
     WaitFor,
 )
-from pilotlight.scheduler.core.shortage import count_replicas
 from pilotlight.scheduler.core.state import (
     ClusterState,
     Decision,
@@ -157,7 +156,7 @@ def _no_start(turn: Turn, step: Start) -> str:
     back_off = state.back_offs.get(f"{step.model}@{step.node}")
     if back_off and back_off.until > turn.now:
         return f"{step.model} has failed {back_off.failures} times on {step.node}"
-    live = count_replicas(turn.index.replicas_of(step.model)).live
+    live = turn.index.count_of(step.model).live
     if live >= model.max_replicas:
         return f"{step.model} has {live} of {model.max_replicas} replicas"
     return ""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.core.plan import DecisionId, StepId
+from pilotlight.scheduler.core.shortage import ReplicaCount, share_of
 from pilotlight.scheduler.core.state import ClusterState, Decision, PlannedStep, Replica
 from pilotlight.store_node.protocol import CheckpointStatus, ModelId, NodeId, Reference, ReplicaId
 
@@ -30,6 +31,8 @@ class StateIndex:
         self._next_place = 0
         self._on: dict[NodeId, dict[ReplicaId, Replica]] = {}
         self._of: dict[ModelId, dict[ReplicaId, Replica]] = {}
+        self._shares: dict[ReplicaId, ReplicaCount] = {}
+        self._counts: dict[ModelId, _Count] = {}
         self._steps: dict[ReplicaId, dict[_StepKey, tuple[Decision, PlannedStep]]] = {}
         self._models: dict[ModelId, Model] = {}
         self._by_reference: dict[Reference, dict[ModelId, None]] = {}
@@ -51,6 +54,7 @@ class StateIndex:
         self._next_place += 1
         self._on.setdefault(replica.node, {})[replica.id] = replica
         self._of.setdefault(replica.model, {})[replica.id] = replica
+        self.count_replica(replica)
 
     def forget_replica(self, replica: Replica) -> None:
         """Know no more of a replica that has left the state."""
@@ -58,6 +62,19 @@ class StateIndex:
             return
         _remove(self._on, replica.node, replica.id)
         _remove(self._of, replica.model, replica.id)
+        self._uncount(replica)
+
+    def count_replica(self, replica: Replica) -> None:
+        """Count a replica of the state as it is now."""
+        self._uncount(replica)
+        if replica.id in self._places:
+            share = self._shares[replica.id] = share_of(replica)
+            self._counts.setdefault(replica.model, _Count()).add(share, 1)
+
+    def count_of(self, model: ModelId) -> ReplicaCount:
+        """Return what a model has, of what was counted."""
+        count = self._counts.get(model)
+        return count.total() if count else _NONE
 
     def place_of(self, replica: ReplicaId) -> int:
         """Return a number that is higher for replicas which came later."""
@@ -130,6 +147,15 @@ class StateIndex:
             self._deployments[name] = self._models[name].deployment
         return self._deployments[name]
 
+    def _uncount(self, replica: Replica) -> None:
+        share = self._shares.pop(replica.id, None)
+        if share is None:
+            return
+        count = self._counts[replica.model]
+        count.add(share, -1)
+        if replica.model not in self._of:
+            del self._counts[replica.model]
+
     # What it knows, for comparison.
 
     def contents(self) -> tuple[object, ...]:
@@ -147,7 +173,35 @@ class StateIndex:
             models,
             {reference: {*found} for reference, found in self._by_reference.items()},
             {content: {*found} for content, found in self._by_content.items()},
+            {model: self.count_of(model) for model in self._of},
         )
+
+
+_NONE = ReplicaCount(0, 0, 0, 0)
+
+
+class _Count:
+    """The sum of a model's shares, and of each concurrency how many have it."""
+
+    __slots__ = ("_concurrencies", "_expected", "_live", "_starting")
+
+    def __init__(self) -> None:
+        self._live = self._starting = self._expected = 0
+        self._concurrencies: dict[int, int] = {}
+
+    def add(self, share: ReplicaCount, times: int) -> None:
+        self._live += times * share.live
+        self._starting += times * share.starting
+        self._expected += times * share.expected
+        n = self._concurrencies.get(share.concurrency, 0) + times
+        if n:
+            self._concurrencies[share.concurrency] = n
+        else:
+            del self._concurrencies[share.concurrency]
+
+    def total(self) -> ReplicaCount:
+        most = max(self._concurrencies, default=0)
+        return ReplicaCount(self._live, self._starting, self._expected, most)
 
 
 def _remove(table: dict[K, dict[L, V]], key: K, inner: L) -> None:

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterable
 
 from pilotlight.scheduler.core.index import StateIndex
-from pilotlight.scheduler.core.shortage import count_replicas, replicas_lacking, replicas_to_spare
+from pilotlight.scheduler.core.shortage import replicas_lacking, replicas_to_spare
 from pilotlight.scheduler.core.state import ClusterState, Node
 from pilotlight.store_node.protocol import CheckpointStatus, ModelId
 
@@ -76,7 +76,7 @@ class Needs:
         model = self._state.models.get(name)
         if model is None:
             return 0, 0, 0
-        has = count_replicas(self._index.replicas_of(name))
+        has = self._index.count_of(name)
         demand = self._state.demand.get(name)
         waiting = demand.waiting if demand else 0
         lacking = replicas_lacking(model, has, waiting=waiting)

@@ -18,7 +18,6 @@ from pilotlight.scheduler.core.actions import NodeChanged
 from pilotlight.scheduler.core.copies import copy_on, learn_digest
 from pilotlight.scheduler.core.decree import insist, stop_replica
 from pilotlight.scheduler.core.events import NodeDisconnected, NodeJoined, NodeUpdated
-from pilotlight.scheduler.core.shortage import count_replicas
 from pilotlight.scheduler.core.state import ADOPTED, Node, Replica
 from pilotlight.scheduler.core.turn import Turn
 from pilotlight.store_node.protocol import (
@@ -208,7 +207,7 @@ def _may_adopt(turn: Turn, node: Node, status: ReplicaStatus) -> bool:
         return False
     if _why_not_wanted(turn, status):
         return False
-    return count_replicas(turn.index.replicas_of(model.name)).live < model.max_replicas
+    return turn.index.count_of(model.name).live < model.max_replicas
 
 
 def _update_copies(turn: Turn, node: Node, event: NodeUpdated) -> None:

@@ -138,7 +138,17 @@ def demand_changed(turn: Turn, event: DemandChanged) -> None:
         )
     else:
         turn.state.demand.pop(event.model, None)
+    if turn.index.count_of(event.model).expected:
+        _line_heard_of(turn, event.model)
     turn.touch_demand(event.model)
+
+
+def _line_heard_of(turn: Turn, model: ModelId) -> None:
+    """What waits now waits in spite of the replicas that became READY before."""
+    for replica in turn.index.replicas_of(model):
+        if replica.is_expected:
+            replica.is_expected = False
+            turn.index.count_replica(replica)
 
 
 def plan_proposed(turn: Turn, event: PlanProposed) -> None:

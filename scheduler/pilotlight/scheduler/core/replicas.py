@@ -67,6 +67,10 @@ def apply_summary(turn: Turn, replica: Replica, summary: ReplicaSummary) -> None
     """Take over a replica's traffic; a replica that fell idle may change plans."""
     replica.summary = summary
     replica.running = summary.running
+    if replica.is_expected:
+        replica.is_expected = False
+        turn.index.count_replica(replica)
+        turn.touch_demand(replica.model)
     turn.columns.touch_replica(replica.id)
     if replica.state is not ReplicaState.READY:
         return
@@ -202,8 +206,10 @@ def _ready(turn: Turn, replica: Replica, status: ReplicaStatus, *, is_news: bool
     _enter(turn, replica, ReplicaState.READY)
     replica.was_ready = True
     # What waits for it is on its way there: it is not idle until a summary says so.
-    if replica.model not in turn.state.demand:
+    replica.is_expected = replica.model in turn.state.demand
+    if not replica.is_expected:
         turn.note_idle(replica, turn.now)
+    turn.index.count_replica(replica)
     if turn.state.back_offs.pop(f"{replica.model}@{replica.node}", None):
         turn.touch_back_offs()
         # Others of its model may be started there again.

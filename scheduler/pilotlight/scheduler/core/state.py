@@ -99,6 +99,8 @@ class Replica:
     is_expired: bool = False
     """It was idle for longer than its keep-alive, and a plan was asked for if it could end."""
     was_ready: bool = False
+    is_expected: bool = False
+    """READY, and nothing was heard since of its model's line, whose head goes there."""
     is_confirmed: bool = True
     """False where only the SQL state knows of it, its node has not reported yet."""
     estimated: EstimatedStart | None = None

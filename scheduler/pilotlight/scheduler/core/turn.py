@@ -89,7 +89,7 @@ class Turn:
         del self.state.model_versions[model]
 
     def add_replica(self, replica: Replica) -> None:
-        """Put a replica into the state; it counts once it is touched."""
+        """Put a replica into the state; what it changes is seen once it is touched."""
         self.remove_replica(replica.id)
         self.state.replicas[replica.id] = replica
         self.index.add_replica(replica)
@@ -134,6 +134,7 @@ class Turn:
         """A replica changed its state, or came or went; so did its node's leases."""
         self.touch_node(replica.node)
         replica.version = self.state.version
+        self.index.count_replica(replica)
         self.columns.touch_replica(replica.id)
         self.touch_demand(replica.model)
 

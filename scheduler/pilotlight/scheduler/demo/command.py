@@ -31,8 +31,32 @@ import click
     help="Of the comparison, per checkpoint.",
 )
 @click.option("--short", is_flag=True, help="Less traffic and one repetition, in a minute.")
+@click.option(
+    "--replay",
+    "scenario",
+    default=None,
+    metavar="SCENARIO",
+    help="Instead of all that: send the requests of a scenario (`pilotlight simulate` lists"
+    " them), and keep what was recorded.",
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of --replay.")
+@click.option(
+    "--record",
+    "into",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FOLDER",
+    help="Where --replay keeps it.  [default: DIRECTORY/recorded]",
+)
 def demo(
-    directory: Path, json_file: Path | None, policy: str, repetitions: int, short: bool
+    directory: Path,
+    json_file: Path | None,
+    policy: str,
+    repetitions: int,
+    short: bool,
+    scenario: str | None,
+    seed: int,
+    into: Path | None,
 ) -> None:
     """Start a cluster, cold-start real checkpoints, and compare.
 
@@ -41,7 +65,24 @@ def demo(
     OpenAI requests in bursts, and shows every start by phase. Then it measures
     first tokens from SSD and DRAM beside `from_pretrained`. It needs the extra
     `node`, and leaves nothing running.
+
+    \b
+    pilotlight demo
+    pilotlight demo --short
+    pilotlight demo --replay demo --seed 2 --record demo-2
     """
+    if scenario is not None:
+        from pilotlight.scheduler.demo.recorded_run import RecordedRun, record
+        from pilotlight.scheduler.simulation.scenarios import load_scenario
+
+        run = RecordedRun(
+            directory=directory.absolute(),
+            into=(into or directory / "recorded").absolute(),
+            scenario=load_scenario(scenario),
+            seed=seed,
+            policy=policy,
+        )
+        raise SystemExit(record(run, say=click.echo))
     from pilotlight.scheduler.demo.demo import Plan, run_demo
 
     plan = Plan(
