@@ -60,8 +60,7 @@ class _Holders:
     """The nodes that hold one model, and what its start takes there: columns of equal length."""
 
     nodes: IntArray
-    rows: dict[int, int]
-    """By node."""
+    """In rising order."""
     transfer: FloatArray
     worker: FloatArray
     bind: FloatArray
@@ -69,6 +68,15 @@ class _Holders:
     disk: FloatArray
     """How long the disk is busy."""
     channel: IntArray
+
+    def row_of(self, node: int) -> int | None:
+        """Return a node's row; None where it holds no copy."""
+        row = int(self.nodes.searchsorted(node))
+        return row if row < len(self.nodes) and self.nodes[row] == node else None
+
+    def row_at(self, node: int) -> int:
+        """Return the row of a node that is known to hold a copy."""
+        return int(self.nodes.searchsorted(node))
 
 
 class Timeline:
@@ -106,14 +114,26 @@ class Timeline:
         here = self._held(model)
         queue = np.where(self._devices[here.nodes] >= self._view.model_devices[model], 0.0, np.inf)
         for node, freed in self._freed.items():
-            if node in here.rows:
-                queue[here.rows[node]] = self._device_wait(node, model, freed)
+            row = here.row_of(node)
+            if row is not None:
+                queue[row] = self._device_wait(node, model, freed)
+        return self._first_token_after(queue, model)
+
+    def least_first_token_seconds(self, model: int) -> FloatArray:
+        """Return [N]: the same, had every node that holds a copy the devices at once.
+
+        No start there takes less, whatever is stopped for it.
+        """
+        return self._first_token_after(np.zeros(len(self._held(model).nodes)), model)
+
+    def _first_token_after(self, queue: FloatArray, model: int) -> FloatArray:
+        here = self._held(model)
         free_at = np.maximum(self._disk_free[here.channel] - queue, 0.0)
         transfer, behind = here.transfer, np.where(here.disk > 0.0, free_at, 0.0)
         if model in self._in_dram:
             transfer = transfer.copy()
             for node, ready in self._in_dram[model].items():
-                row = here.rows.get(node)
+                row = here.row_of(node)
                 if row is not None and np.isfinite(transfer[row]):
                     transfer[row], behind[row] = max(ready - queue[row], 0.0), 0.0
         total: FloatArray = np.full(len(self._view.node_ids), np.inf)
@@ -155,7 +175,7 @@ class Timeline:
 
         Infinite where the node holds no copy.
         """
-        if node not in self._held(model).rows:
+        if self._held(model).row_of(node) is None:
             return float("inf")
         self._own()
         wait, transfer = self._take_disk(model, node, 0.0)
@@ -180,7 +200,6 @@ class Timeline:
         transfer, worker, bind, prefill = times.seconds[0, :, 0]
         return _Holders(
             nodes=nodes,
-            rows={node: row for row, node in enumerate(nodes.tolist())},
             transfer=transfer,
             worker=worker,
             bind=bind,
@@ -192,7 +211,7 @@ class Timeline:
     def _start(self, model: int, node: int, begin: float) -> StartFinish:
         """Return how a start goes that has its devices at `begin`."""
         here = self._held(model)
-        row = here.rows.get(node)
+        row = here.row_of(node)
         if row is None or not np.isfinite(begin) or not np.isfinite(here.transfer[row]):
             return NEVER
         wait, transfer = self._disk_times(model, node, begin)
@@ -232,7 +251,7 @@ class Timeline:
         if shared is not None:
             return 0.0, max(shared - begin, 0.0)
         here = self._held(model)
-        row = here.rows[node]
+        row = here.row_at(node)
         transfer = float(here.transfer[row])
         if here.disk[row] == 0.0:
             return 0.0, transfer
@@ -241,7 +260,7 @@ class Timeline:
     def _take_disk(self, model: int, node: int, begin: float) -> tuple[float, float]:
         """Return the same as `_disk_times`, and let the disk be busy with it."""
         here = self._held(model)
-        row = here.rows[node]
+        row = here.row_at(node)
         wait, transfer = self._disk_times(model, node, begin)
         busy = float(here.disk[row])
         if busy != 0.0 and node not in self._in_dram.get(model, {}):

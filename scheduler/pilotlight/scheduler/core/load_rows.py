@@ -47,8 +47,6 @@ class LoadRows:
 
 
 def _columns(loads: Iterable[Load]) -> Columns:
-    columns = list(zip(*loads, strict=True)) or [()] * len(_NAMES)
-    return {
-        name: read_only(np.array(values, np.int64))
-        for name, values in zip(_NAMES, columns, strict=True)
-    }
+    rows = np.array(list(loads), np.int64).reshape(-1, len(_NAMES))
+    columns = np.ascontiguousarray(rows.T)
+    return {name: read_only(column) for name, column in zip(_NAMES, columns, strict=True)}

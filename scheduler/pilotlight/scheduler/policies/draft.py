@@ -16,7 +16,7 @@ from pilotlight.scheduler.core.plan import (
     StepId,
     Stop,
 )
-from pilotlight.scheduler.core.snapshot import Floats, Snapshot
+from pilotlight.scheduler.core.snapshot import Bools, Floats, Ints, Snapshot
 from pilotlight.scheduler.policies import scaling
 from pilotlight.scheduler.policies.endings import Endings
 from pilotlight.store_node.protocol import Tier
@@ -38,6 +38,8 @@ class Draft:
         self._stops: dict[int, list[StepId]] = {}
         """By node."""
         self._n_starts = 0
+        self._most_devices: Ints | None = None
+        """[N] that may come free; None before it was asked for."""
         self._without_room: set[int] = set()
         """Models that no node could take; further steps leave no more room."""
         for replica in self._endings.unwanted_starts():
@@ -61,15 +63,35 @@ class Draft:
         Infinite where the node can't start it, or can't have the devices even if
         idle replicas give theirs.
         """
-        able = self.snapshot.can_start(model)
-        if not any(self._has_room(model, node) for node in np.flatnonzero(able).tolist()):
-            self._without_room.add(model)
-            return np.full(len(able), np.inf)
+        able = self._able(model)
         seconds = self.timeline.first_token_seconds(model)
         seconds[~able] = np.inf
         for node in np.flatnonzero(able & ~np.isfinite(seconds)).tolist():
             seconds[node] = self._seconds_with_victims(model, node)
         return seconds
+
+    def soonest(self, model: int) -> int | None:
+        """Return where a start added next would give its first token first; None = nowhere.
+
+        That is the first minimum of `first_token_seconds`, found without working out
+        what only could be later.
+        """
+        able = self._able(model)
+        if not able.any():
+            return None
+        seconds = self.timeline.first_token_seconds(model)
+        seconds[~able] = np.inf
+        best = seconds.min()
+        full = np.flatnonzero(able & ~np.isfinite(seconds))
+        if full.size:
+            least = self.timeline.least_first_token_seconds(model)[full]
+            for row in np.argsort(least, kind="stable").tolist():
+                if least[row] > best:
+                    break
+                node = int(full[row])
+                seconds[node] = self._seconds_with_victims(model, node)
+                best = min(best, seconds[node])
+        return int(seconds.argmin()) if np.isfinite(best) else None
 
     def start(self, model: int, node: int) -> StartFinish:
         """Add a start, and the stops of idle replicas whose devices it needs."""
@@ -122,6 +144,18 @@ class Draft:
                 reason="nobody waits for it any more",
             )
         )
+
+    def _able(self, model: int) -> Bools:
+        """Return [N]: the nodes that can start a model; none where none can have the devices."""
+        able = self.snapshot.can_start(model)
+        if self._most_devices is None:
+            self._most_devices = self.snapshot.node_devices_free + self._endings.most_devices()
+        # Starts of the plan take of these, and its stops free none that are not among them.
+        perhaps = able & (self._most_devices >= self.snapshot.model_devices[model])
+        if not any(self._has_room(model, node) for node in np.flatnonzero(perhaps).tolist()):
+            self._without_room.add(model)
+            return np.zeros_like(able)
+        return able
 
     def _has_room(self, model: int, node: int) -> bool:
         """Return whether a node has a model's devices, or can free them."""

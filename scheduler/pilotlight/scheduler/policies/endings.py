@@ -66,6 +66,21 @@ class Endings:
         here = [r for r in self._idle_on[node] if self._model(r) != for_model]
         return self._as_many_as_spare(here)
 
+    def most_devices(self) -> Ints:
+        """Return [N]: what idle replicas hold, of which not all need be reclaimable."""
+        snapshot = self._snapshot
+        idle = self._all_idle()
+        devices = snapshot.replica_devices[idle].astype(np.float64)
+        nodes, n_nodes = snapshot.replica_node[idle], len(snapshot.node_ids)
+        return np.bincount(nodes, devices, minlength=n_nodes).astype(np.int64)
+
+    def _all_idle(self) -> Ints:
+        """Return what is idle and can end, row by row."""
+        if self._idle is None:
+            since = self._snapshot.replica_idle_since
+            self._idle = self._which_can_end(np.flatnonzero(~np.isnan(since)))
+        return self._idle
+
     def _as_many_as_spare(self, replicas: Iterable[int]) -> list[int]:
         """Return the first of each model, as many as it can spare."""
         taken: Counter[int] = Counter()
@@ -103,11 +118,10 @@ class Endings:
 
     def _longest_idle_first(self, column: Ints, value: int) -> list[int]:
         """Return the replicas with a value in a column that are idle and can end."""
-        since = self._snapshot.replica_idle_since
-        if self._idle is None:
-            self._idle = self._which_can_end(np.flatnonzero(~np.isnan(since)))
-        idle = self._idle[column[self._idle] == value]
-        ordered: list[int] = idle[np.argsort(since[idle], kind="stable")].tolist()
+        idle = self._all_idle()
+        idle = idle[column[idle] == value]
+        since = self._snapshot.replica_idle_since[idle]
+        ordered: list[int] = idle[np.argsort(since, kind="stable")].tolist()
         return ordered
 
     def _which_can_end(self, replicas: Ints) -> Ints:

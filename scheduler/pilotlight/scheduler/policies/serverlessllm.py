@@ -8,8 +8,6 @@ after the other, the most urgent first, each on top of those before it.
 
 from __future__ import annotations
 
-import numpy as np
-
 from pilotlight.estimators import Estimator
 from pilotlight.scheduler.core.plan import Plan
 from pilotlight.scheduler.core.snapshot import Snapshot
@@ -25,8 +23,7 @@ class ServerlessLLM:
         """Return steps for all demand on one snapshot."""
         draft = Draft(snapshot, estimator.timeline(snapshot))
         for model in draft.wanted_starts():
-            seconds = draft.first_token_seconds(model)
-            nodes = np.flatnonzero(np.isfinite(seconds))
-            if nodes.size:
-                draft.start(model, int(nodes[seconds[nodes].argmin()]))
+            node = draft.soonest(model)
+            if node is not None:
+                draft.start(model, node)
         return draft.finish()

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from pilotlight.scheduler.core.actions import Command
 from pilotlight.scheduler.simulation.event_heap import EventHeap
 from pilotlight.scheduler.simulation.network import Network, Transfer, VirtualChannel
+from pilotlight.scheduler.simulation.noise import draw_factor
 from pilotlight.scheduler.simulation.serve_times import ServeTimes
 from pilotlight.scheduler.simulation.virtual_engine import Job, VirtualEngine
 from pilotlight.store_node.core import Capacity, CheckpointCopy, Evictor, NodeCore, actions, events
@@ -59,7 +60,7 @@ class NodeTimes:
     """From a change until the core hears of it."""
     heartbeat_seconds: float = 1.0
     noise: float = 0.0
-    """Standard deviation of the logarithm of everything that a worker does."""
+    """Standard deviation of the logarithm of everything that a worker does (see `noise`)."""
     transfer_noise: float = 0.0
     """The same of what moving bytes takes, from disks and to devices."""
     node_spread: float = 0.0
@@ -148,7 +149,7 @@ class VirtualNode:
         self._listener = listener
         self._lives = 0
         # Drawn first, and even where it makes no difference: what else is drawn stays the same.
-        self._slowness = draw.lognormvariate(0.0, machine.times.node_spread)
+        self._slowness = draw_factor(draw, machine.times.node_spread)
         self._carry_out: Mapping[type[Any], Callable[[Any], None]] = {
             actions.Reply: self._reply,
             actions.SubmitLoad: self._submit_load,
@@ -529,11 +530,11 @@ class VirtualNode:
 
     def _noise(self) -> float:
         spread = self.machine.times.noise
-        return self._draw.lognormvariate(0.0, spread) if spread else 1.0
+        return draw_factor(self._draw, spread) if spread else 1.0
 
     def _transfer_noise(self) -> float:
         spread = self.machine.times.transfer_noise
-        return self._slowness * (self._draw.lognormvariate(0.0, spread) if spread else 1.0)
+        return self._slowness * (draw_factor(self._draw, spread) if spread else 1.0)
 
 
 def _channel(name: ChannelId, kind: str, bytes_per_second: float) -> Channel:

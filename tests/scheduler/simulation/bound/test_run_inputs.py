@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.scheduler.simulation.clusters import GIGABYTE, TIMES, Cluster, copy_of, machine_of
+from tests.scheduler.simulation.clusters import (
+    GIGABYTE,
+    PREFILL_SECONDS,
+    TIMES,
+    Cluster,
+    copy_of,
+    machine_of,
+)
 
 from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.policies import Policy, RandomNode, ServerlessLLM
@@ -43,14 +51,34 @@ def test_the_best_machine_counts() -> None:
     assert problem.n_devices == 6
 
 
-def test_where_there_is_noise_only_bytes_count() -> None:
-    noisy = machine_of([copy_of("m")], times=replace(TIMES, noise=0.1))
+def test_noise_makes_all_as_short_as_it_can() -> None:
+    times = replace(TIMES, noise=0.1, transfer_noise=0.05, node_spread=0.02)
+    noisy = machine_of([copy_of("m")], times=times)
 
     problem = run_problem(_asks(0.0), [model_of("m")], [noisy])
 
-    assert problem.first_start_seconds == pytest.approx([1.0])
-    assert problem.next_start_seconds == pytest.approx([0.0])
-    assert problem.hold_seconds == pytest.approx([1.0])
+    # Three deviations below: of the bytes' second, and of what workers do.
+    worker = math.exp(-0.3)
+    assert problem.first_start_seconds == pytest.approx(
+        [math.exp(-0.15 - 0.06) + worker * TIMES.bind_seconds]
+    )
+    assert problem.next_start_seconds == pytest.approx(
+        [worker * (TIMES.warm_worker_seconds + TIMES.bind_seconds)]
+    )
+    assert problem.prefill_seconds == pytest.approx([worker * PREFILL_SECONDS])
+
+
+def test_what_is_in_dram_before_it_is_asked_for_starts_from_there() -> None:
+    models = [model_of("m"), model_of("n")]
+
+    problem = run_problem(
+        [*_asks(0.0), *_asks(1.0, model="n")],
+        models,
+        [machine_of([copy_of("m"), copy_of("n")])],
+        in_dram=[models[1].name],
+    )
+
+    assert problem.first_start_seconds == pytest.approx([1.05, 0.15])
 
 
 def test_models_of_one_checkpoint_may_find_it_in_memory() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -10,18 +11,24 @@ from pilotlight.scheduler.core.model import Model
 from pilotlight.scheduler.simulation.arrivals import Arrival
 from pilotlight.scheduler.simulation.bound.errors import BoundInputError
 from pilotlight.scheduler.simulation.bound.run_problem import RunProblem
+from pilotlight.scheduler.simulation.noise import least_factor
 from pilotlight.scheduler.simulation.virtual_node import Machine
+from pilotlight.store_node.protocol import ModelId
 
 
 def run_problem(
-    arrivals: Iterable[Arrival], models: Sequence[Model], machines: Sequence[Machine]
+    arrivals: Iterable[Arrival],
+    models: Sequence[Model],
+    machines: Sequence[Machine],
+    *,
+    in_dram: Collection[ModelId] = (),
 ) -> RunProblem:
     """Return what the bound needs to know of a simulated run.
 
     Every figure is the least over the machines that hold the model and have enough
-    devices. Noise may make a worker's doings as short as it likes, so that where there
-    is any, only bytes and `serve_seconds` count. The machines keep their bandwidth or
-    lose some; should one get faster on the way, the bound does not hold.
+    devices, and the least that noise can make of it. Models `in_dram` are in memory
+    somewhere before they are asked for. The machines keep their bandwidth or lose
+    some; should one get faster on the way, the bound does not hold.
 
     Raises:
         BoundInputError: a request names another model, or one that fits nowhere; or
@@ -35,8 +42,8 @@ def run_problem(
     asked = {rows[request.model] for request in requests}
     hosts = [_hosts(model, machines) if row in asked else [] for row, model in enumerate(models)]
     starts = [_start_seconds(model, on) for model, on in zip(models, hosts, strict=True)]
-    references = [model.reference for model in models]
-    is_shared = [references.count(reference) > 1 for reference in references]
+    counts = Counter(model.reference for model in models)
+    is_near = [counts[model.reference] > 1 or model.name in in_dram for model in models]
     prefill = [_prefill_seconds(request, hosts[rows[request.model]]) for request in requests]
     decode = [_decode_seconds(request, hosts[rows[request.model]]) for request in requests]
     return RunProblem(
@@ -50,10 +57,7 @@ def run_problem(
         ),
         # Another model of the same checkpoint may have brought its bytes into memory.
         first_start_seconds=np.array(
-            [
-                nxt if shared else first
-                for (first, nxt), shared in zip(starts, is_shared, strict=True)
-            ]
+            [nxt if near else first for (first, nxt), near in zip(starts, is_near, strict=True)]
         ),
         next_start_seconds=np.array([nxt for _, nxt in starts]),
         is_kept=np.array([model.min_replicas > 0 for model in models], np.bool_),
@@ -86,16 +90,16 @@ def _start_seconds(model: Model, hosts: Sequence[Machine]) -> tuple[float, float
 
 
 def _start_on(model: Model, machine: Machine, *, from_disk: bool) -> float:
+    times = machine.times
     part = model.size_bytes / model.devices
     transfers = [part / link.bytes_per_second for link in machine.links if link.bytes_per_second]
     # The fastest link counts: which devices it gets is anybody's guess.
     transfer = min(transfers, default=0.0)
     if from_disk:
         transfer = max(transfer, _read_seconds(model, machine))
-    times = machine.times
-    if times.noise:
-        return transfer
-    return max(transfer, times.warm_worker_seconds) + times.bind_seconds
+    transfer *= least_factor(times.node_spread) * least_factor(times.transfer_noise)
+    worker = least_factor(times.noise)
+    return max(transfer, worker * times.warm_worker_seconds) + worker * times.bind_seconds
 
 
 def _read_seconds(model: Model, machine: Machine) -> float:
@@ -117,9 +121,8 @@ def _concurrency(model: Model, hosts: Sequence[Machine]) -> int:
 
 def _prefill_seconds(request: Arrival, hosts: Sequence[Machine]) -> float:
     return min(
-        0.0
-        if machine.times.noise
-        else machine.serve_times(request.model).prefill_seconds(request.prompt_tokens)
+        least_factor(machine.times.noise)
+        * machine.serve_times(request.model).prefill_seconds(request.prompt_tokens)
         for machine in hosts
     )
 
