@@ -107,6 +107,22 @@ def test_says_how_many_published_percentiles_lie_within_the_runs(
     assert rows[1][:5] == ["random", "1", "2", "p50", "999"]
 
 
+def test_says_what_no_policy_can_beat(pilotlight: Run, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+
+    code, out, _ = pilotlight("simulate", "quick", *SHORT, "--bound", "--json", str(file))
+
+    document = json.loads(file.read_text())
+    bound = document["bound"]["first_token_mean_seconds"]["mean"]
+    means = [each["figures"]["first_token_mean_seconds"]["mean"] for each in document["comparison"]]
+    assert code == 0
+    assert "no policy's mean first token is below" in out
+    assert 0.0 < bound < min(means)
+    closed = document["bound"]["headroom_closed"]
+    assert closed["random"] == 0.0
+    assert closed["serverlessllm"] == pytest.approx((means[0] - means[1]) / (means[0] - bound))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

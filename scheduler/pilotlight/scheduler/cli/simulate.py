@@ -119,6 +119,12 @@ _QUANTITIES = {"start": "start", "first_token": "first token", "pause": "pause"}
     help="A smaller scenario to run, too: how the time that a request costs grows from there."
     "  [default: as the scenario says]",
 )
+@click.option(
+    "--bound",
+    is_flag=True,
+    help="Show what no policy can beat, too, and how much of the way from the first policy"
+    " to there the others go.",
+)
 @output_option
 def simulate(
     scenario: str | None,
@@ -132,6 +138,7 @@ def simulate(
     changes: tuple[str, ...],
     against: Path | None,
     growth_from: str | None,
+    bound: bool,
     output: tables.OutputFormat,
 ) -> None:
     """Run policies on a simulated cluster, and compare what requests wait for.
@@ -145,6 +152,7 @@ def simulate(
     pilotlight simulate
     pilotlight simulate quick
     pilotlight simulate quick --policy random,serverlessllm --seeds 10 --plot .
+    pilotlight simulate quick --bound
     pilotlight simulate my-cluster.yaml --json figures.json
     pilotlight simulate quick --set cluster.nodes[0].count=4 --set models[0].count=8
     pilotlight simulate thousand-nodes --growth-from hundred-nodes
@@ -178,6 +186,8 @@ def simulate(
     compared = compare(results)
     _show(compared, output)
     document = _document(runs, compared)
+    if bound:
+        document["bound"] = _show_bound(jobs, results, compared)
     if smaller is not None:
         # Alone, as the large one ran.
         small = _run([replace(jobs[0], scenario=smaller)], n_processes=1)[0]
@@ -331,6 +341,48 @@ def _show_published(
     click.echo()
     tables.write_rows(rows, PUBLISHED_COLUMNS, format="table", empty="nothing is published of them")
     return rows
+
+
+def _show_bound(
+    jobs: Sequence[Job], results: Sequence[RunResult], compared: Sequence[Comparison]
+) -> dict[str, Any]:
+    """Show the bound on the mean first token, and each policy's share of the headroom closed."""
+    from pilotlight.scheduler.simulation.bound import headroom_closed
+    from pilotlight.scheduler.simulation.report.comparison import interval_of
+    from pilotlight.scheduler.simulation.runs import bound_of
+
+    unserved = sum(result.requests - result.served for result in results)
+    if unserved:
+        # Whoever gave up waited less than his place would have made him.
+        click.echo(f"\nno bound: {unserved:,d} requests were not served", err=True)
+        return {}
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+    with show_steps("bounding, seeds", len(seeds), stream=sys.stderr) as steps:
+        bounds: dict[int, float] = {}
+        for seed in seeds:
+            bounds[seed] = bound_of(jobs[0].scenario, seed, traces=jobs[0].traces).mean
+            steps.advance(1)
+    least = interval_of(list(bounds.values()))
+    baseline = compared[0].figures["first_token_mean_seconds"].mean
+    closed = {
+        each.policy: headroom_closed(
+            baseline=baseline,
+            ours=each.figures["first_token_mean_seconds"].mean,
+            bound=least.mean,
+        )
+        for each in compared
+    }
+    click.echo()
+    click.echo(f"no policy's mean first token is below {_in_words(least, format_seconds)}")
+    for each in compared[1:]:
+        share = closed[each.policy]
+        click.echo(
+            f"{each.policy} closes {100.0 * share:.0f} % of the way there from {compared[0].policy}"
+        )
+    return {
+        "first_token_mean_seconds": {"mean": least.mean, "low": least.low, "high": least.high},
+        "headroom_closed": closed,
+    }
 
 
 def _document(runs: Sequence[Run], compared: Sequence[Comparison]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pilotlight.scheduler.core.events import AnyEvent
 from pilotlight.scheduler.errors import SchedulerError
 from pilotlight.scheduler.policies import Policy
 from pilotlight.scheduler.simulation.arrivals import Arrival
+from pilotlight.scheduler.simulation.bound import RunBound, run_bound, run_problem
 from pilotlight.scheduler.simulation.event_heap import EventHeap
 from pilotlight.scheduler.simulation.network import Network
 from pilotlight.scheduler.simulation.report import RunResult, result_of
@@ -92,6 +93,19 @@ def do_job(job: Job, *, arrived: Callable[[int], None] = lambda n: None) -> Run:
         wall_seconds=time.perf_counter() - began,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE,
     )
+
+
+def bound_of(scenario: Scenario, seed: int, *, traces: Path | None = None) -> RunBound:
+    """Return what no policy can beat on a seed's requests, should all of them be served.
+
+    Raises:
+        SchedulerError: the scenario can't be built, a trace is broken, or a model's
+            requests can't be bounded.
+    """
+    built = scenario.build(seed, traces=traces)
+    near = {model for model, _ in built.in_dram}
+    machines = list(built.machines.values())
+    return run_bound(run_problem(built.arrivals, built.models, machines, in_dram=near))
 
 
 def prepare(

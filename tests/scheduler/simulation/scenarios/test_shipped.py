@@ -125,8 +125,9 @@ def test_a_thousand_nodes_have_the_load_that_is_asked_of_them() -> None:
 
         assert (len(built.machines), len(built.models)) == (nodes, 2 * nodes)
         assert scenario.workload.requests == 1000 * nodes
-        # 10 s of one device for each request.
-        assert rate * 10.0 / (8 * nodes) == pytest.approx(0.7)
+        # 10 s of half a device for each request.
+        assert rate * 10.0 / (2 * 8 * nodes) == pytest.approx(0.7)
+        assert {each.concurrency for each in built.machines.values()} == {2}
 
 
 def test_rare_models_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
