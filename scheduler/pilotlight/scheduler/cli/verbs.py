@@ -25,7 +25,7 @@ SECTIONS = {
     "Look": ("nodes", "replicas", "starts", "events"),
     "Checkpoints": ("pack", "inspect", "verify", "load"),
     "Measure": ("bench",),
-    "Simulate": ("simulate", "traces"),
+    "Simulate": ("simulate", "calibrate", "traces"),
     "Maintain": ("db",),
 }
 _OTHERS = "More"
