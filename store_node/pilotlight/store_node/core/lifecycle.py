@@ -73,9 +73,8 @@ class Lifecycle:
         """Note that nothing of a replica's worker is left."""
         replica.is_worker_dead = True
         if replica.teardown_began_at is None and replica.failure is None:
-            replica.failure = Failure(
-                code=event.code, message=event.reason, log_tail=event.log_tail
-            )
+            failure = Failure(code=event.code, message=event.reason, log_tail=event.log_tail)
+            self._state.replicas.fail(replica, failure)
         self._serving.end_all(replica, self._reason_to_cut(replica), now=now)
 
     def drain(self, replica: Replica, *, grace_seconds: float, now: float) -> None:
@@ -100,7 +99,7 @@ class Lifecycle:
 
     def settle(self, *, now: float) -> None:
         """Take every step that is due."""
-        for replica in self._state.replicas.alive():
+        for replica in self._state.replicas.unsettled():
             if replica.failure is not None:
                 self.drain(replica, grace_seconds=0.0, now=now)
             if replica.state is ReplicaState.STARTING:

@@ -135,4 +135,4 @@ class Loading:
         replica.holds_chunks = False
         if replica.state is ReplicaState.STARTING:
             code = event.code or ErrorCode.FILE_CHANGED
-            replica.failure = Failure(code=code, message=event.message)
+            self._state.replicas.fail(replica, Failure(code=code, message=event.message))

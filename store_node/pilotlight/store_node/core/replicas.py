@@ -133,6 +133,7 @@ class Replicas:
         self._emit = emit
         self._replicas: OrderedDict[ReplicaId, Replica] = OrderedDict()
         self._alive: dict[ReplicaId, Replica] = {}
+        self._unsettled: dict[ReplicaId, Replica] = {}
         self._barred: OrderedDict[ReplicaId, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Replica]:
@@ -144,6 +145,15 @@ class Replicas:
     def alive(self) -> list[Replica]:
         """Return those of which something is left."""
         return list(self._alive.values())
+
+    def unsettled(self) -> list[Replica]:
+        """Return those that a step may be due for: all that are alive but for what just serves."""
+        return list(self._unsettled.values())
+
+    def fail(self, replica: Replica, failure: Failure) -> None:
+        """Note why a replica ends against its will."""
+        replica.failure = failure
+        self._unsettled[replica.replica_id] = replica
 
     def get(self, replica_id: ReplicaId) -> Replica | None:
         """Return a replica that the node remembers."""
@@ -162,6 +172,7 @@ class Replicas:
     def add(self, replica: Replica) -> None:
         """Take a new replica, STARTING."""
         self._replicas[replica.replica_id] = self._alive[replica.replica_id] = replica
+        self._unsettled[replica.replica_id] = replica
         self._emit(ReportReplica(replica_id=replica.replica_id))
 
     def move(self, replica: Replica, state: ReplicaState) -> None:
@@ -173,6 +184,10 @@ class Replicas:
         if state not in TRANSITIONS[replica.state]:
             raise InvalidTransition(f"{replica.replica_id}: {replica.state} to {state}")
         replica.state = state
+        if state is ReplicaState.READY or replica.has_ended:
+            self._unsettled.pop(replica.replica_id, None)
+        else:
+            self._unsettled[replica.replica_id] = replica
         self._emit(ReportReplica(replica_id=replica.replica_id))
         if replica.has_ended:
             del self._alive[replica.replica_id]

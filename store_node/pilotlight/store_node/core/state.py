@@ -70,7 +70,10 @@ class NodeState:
         alive = [each for each in self.replicas if not each.has_ended]
         if alive != self.replicas.alive():
             raise BrokenInvariant(f"{alive} have not ended, not {self.replicas.alive()}")
+        unsettled = self.replicas.unsettled()
         for each in alive:
+            if (each.state is ReplicaState.READY and each.failure is None) == (each in unsettled):
+                raise BrokenInvariant(f"{each.replica_id} is {each.state}, unsettled: {unsettled}")
             if self.leases.held_by(each.replica_id) != each.devices:
                 raise BrokenInvariant(f"{each.replica_id} does not hold {each.devices}")
             if each.state is ReplicaState.STARTING and not each.holds_chunks:
