@@ -5,11 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.scheduler.simulation.recordings import record_quick
 
-from pilotlight.scheduler.core.events import AnyEvent
-from pilotlight.scheduler.core.recording import Header, encode_entry, encode_header
-from pilotlight.scheduler.policies import ServerlessLLM
-from pilotlight.scheduler.simulation.runs import prepare
 from pilotlight.scheduler.simulation.scenarios import load_scenario
 
 pytestmark = pytest.mark.integration
@@ -18,22 +15,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def _record(folder: Path, *, bind_seconds: float, n_events: int | None = None) -> None:
-    """Record a simulated cluster as a controller does, or only its first events."""
     changes = {
         "cluster.nodes[0].times.bind_seconds": bind_seconds,
         "workload.duration_seconds": 100,
     }
-    built = load_scenario("quick", changes=changes).build(1)
-    lines = [encode_header(Header(package_version="1", policy="p", began_at=0.0, began_now=0.0))]
-
-    def note(now: float, event: AnyEvent) -> None:
-        lines.append(encode_entry(len(lines) - 1, now, event))
-
-    simulation = prepare(built, ServerlessLLM(), on_event=note)
-    simulation.feed(built.arrivals)
-    simulation.run()
-    folder.mkdir(parents=True)
-    (folder / "000.jsonl").write_bytes(b"".join(lines[:n_events]))
+    record_quick(folder / "000.jsonl", changes, n_events=n_events)
 
 
 def test_writes_a_scenario_that_can_be_simulated(pilotlight: Run, tmp_path: Path) -> None:

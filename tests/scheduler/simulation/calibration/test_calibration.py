@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scheduler.simulation.recordings import record_quick
 
 from pilotlight.estimators import StartEstimator
-from pilotlight.scheduler.core.events import AnyEvent
-from pilotlight.scheduler.core.recording import Header, encode_entry, encode_header
-from pilotlight.scheduler.policies import ServerlessLLM
 from pilotlight.scheduler.simulation.calibration import (
     Fitted,
     UnusableRecording,
     fit,
     observe,
 )
-from pilotlight.scheduler.simulation.runs import prepare
 from pilotlight.scheduler.simulation.scenarios import load_scenario
 
 TRUTH: dict[str, Any] = {
@@ -47,23 +44,10 @@ FITTED = {
 """What the fit calls the figures that can be told to some percent."""
 
 
-def _record(file: Path) -> None:
-    built = load_scenario("quick", changes=TRUTH).build(1)
-    lines = [encode_header(Header(package_version="1", policy="p", began_at=0.0, began_now=0.0))]
-
-    def note(now: float, event: AnyEvent) -> None:
-        lines.append(encode_entry(len(lines) - 1, now, event))
-
-    simulation = prepare(built, ServerlessLLM(), on_event=note)
-    simulation.feed(built.arrivals)
-    simulation.run()
-    file.write_bytes(b"".join(lines))
-
-
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     file = tmp_path_factory.mktemp("recording") / "000.jsonl"
-    _record(file)
+    record_quick(file, TRUTH)
     return fit(observe([file], StartEstimator()), load_scenario("quick"))
 
 
