@@ -26,6 +26,7 @@ from pilotlight.process.settings import read_settings
 from pilotlight.scheduler.driver.settings import ControllerSettings
 from pilotlight.scheduler.protocol import control_plane_pb2 as pb
 from pilotlight.scheduler.protocol import control_plane_pb2_grpc as rpc
+from pilotlight.scheduler.simulation.scenarios import load_scenario
 from pilotlight.scheduler.testing.local_cluster import ends_with_us
 from pilotlight.store_node.settings import NodeSettings
 
@@ -168,9 +169,7 @@ class _Run:
     def _write(self, block: Block) -> None:
         (self._folder / block.detail).write_text(block.text)
         if block.language == "yaml" and not block.detail.startswith("wrong"):
-            kind = yaml.safe_load(block.text)["kind"]
-            path = self._folder / block.detail
-            read_settings(kind, _KINDS[kind], path=path, environ={}, overrides={})
+            _check_file(self._folder / block.detail)
         elif block.language == "toml":
             self._install(tomllib.loads(block.text)["project"])
 
@@ -257,6 +256,15 @@ class _Run:
             if not re.match("PILOTLIGHT_|PYTEST_|COV_", name)
         }
         return inherited | own
+
+
+def _check_file(path: Path) -> None:
+    """Read a file as the process would for which it is: the settings of one, or a scenario."""
+    kind = yaml.safe_load(path.read_text()).get("kind")
+    if kind is None:
+        load_scenario(path)
+    else:
+        read_settings(kind, _KINDS[kind], path=path, environ={}, overrides={})
 
 
 def _require_alive(process: subprocess.Popen[bytes], log: Path, deadline: float) -> None:

@@ -240,6 +240,24 @@ def test_a_node_comes_back_with_empty_memory_and_serves_again() -> None:
     assert len({join.report.incarnation for join in joins}) == 2
 
 
+def test_requests_that_come_before_a_nodes_death_is_known_are_served_elsewhere() -> None:
+    cluster = Cluster(ServerlessLLM(), [model_of("m", max_replicas=2)], nodes=2)
+    cluster.request("m", 2.0)
+    for row in range(5):
+        cluster.request("m", 8.1 + row * 0.1)
+    cluster.heap.call_at(
+        8.0,
+        lambda _: cluster.simulation.lose_node(_where_it_runs(cluster), back_after=5.0),
+        None,
+    )
+
+    simulation = cluster.run()
+
+    assert _endings(simulation) == [Ending.SERVED] * 6
+    # Nobody answers at 8.1, so another replica comes up from the other node's disk.
+    assert min(simulation.ledger.placed_at[1:]) == pytest.approx(8.1 + 1.0 + FIXED_SECONDS)
+
+
 def test_a_node_out_of_reach_for_a_moment_keeps_its_replicas() -> None:
     cluster = Cluster(ServerlessLLM(), [model_of("m")])
     cluster.request("m", 2.0)

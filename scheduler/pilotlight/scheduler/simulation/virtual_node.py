@@ -41,7 +41,7 @@ from pilotlight.store_node.protocol import (
     ReplicaId,
     RequestId,
 )
-from pilotlight.store_node.protocol.refusals import Refusal
+from pilotlight.store_node.protocol.refusals import ErrorCode, Refusal
 
 CHUNK_BYTES = 16 << 20
 
@@ -148,6 +148,7 @@ class VirtualNode:
         self._draw = draw
         self._listener = listener
         self._lives = 0
+        self._is_dead = False
         # Drawn first, and even where it makes no difference: what else is drawn stays the same.
         self._slowness = draw_factor(draw, machine.times.node_spread)
         self._carry_out: Mapping[type[Any], Callable[[Any], None]] = {
@@ -179,6 +180,7 @@ class VirtualNode:
         """Begin anew: DRAM and devices are empty, what ran is gone; nobody is told."""
         machine = self.machine
         self._lives += 1
+        self._is_dead = False
         self._changes = _Changes()
         self._loads: dict[str, Transfer] = {}
         self._workers: dict[ReplicaId, _Worker] = {}
@@ -211,6 +213,7 @@ class VirtualNode:
         for transfer in self._loads.values():
             self._network.cancel(transfer)
         self._lives += 1
+        self._is_dead = True
         self._changes = _Changes()
         self._loads.clear()
         self._jobs.clear()
@@ -250,6 +253,9 @@ class VirtualNode:
 
     def admit(self, request: GenerateRequest, job: Job) -> Refusal | None:
         """Take an attempt of a request; return why it is refused, None where it is not."""
+        if self._is_dead:
+            # Whoever asks before it is known to be gone finds nobody.
+            return Refusal(code=ErrorCode.NODE_STOPPING, message=f"{self.id} does not answer")
         self._jobs[request.request_id] = job
         self._handle(events.RequestReceived(ticket=0, request=request))
         if self._answer is not None:
