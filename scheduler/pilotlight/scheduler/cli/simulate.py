@@ -20,6 +20,7 @@ from pilotlight.process.quantities import format_seconds
 if TYPE_CHECKING:
     from pilotlight.scheduler.simulation.report import Comparison, Interval, RunResult
     from pilotlight.scheduler.simulation.runs import Job, Run
+    from pilotlight.scheduler.simulation.scenarios import Scenario
 
 SCENARIO_COLUMNS = (tables.text("name"), tables.text("title"), tables.text("needs"))
 TIME_COLUMNS = (
@@ -53,6 +54,15 @@ PUBLISHED_COLUMNS = (
     tables.text("missed", "PUBLISHED SECONDS THAT THE RUNS' BAND MISSES"),
 )
 
+VALIDATION_COLUMNS = (
+    tables.text("quantity"),
+    tables.text("real"),
+    tables.text("simulated"),
+    tables.text("error_over_spread", "ERROR BY SPREAD"),
+)
+
+_RECORDED_POLICY = "serverlessllm"
+"""What `pilotlight demo --replay` runs, where nobody says another one."""
 _SECONDS_PER_HOUR = 3600.0
 _QUANTITIES = {"start": "start", "first_token": "first token", "pause": "pause"}
 
@@ -121,6 +131,15 @@ _QUANTITIES = {"start": "start", "first_token": "first token", "pause": "pause"}
     "  [default: as the scenario says]",
 )
 @click.option(
+    "--validate",
+    "real",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    metavar="FOLDER",
+    help="Compare with runs that `pilotlight demo --replay` recorded, all of the same requests;"
+    " to be repeated for each.",
+)
+@click.option(
     "--bound",
     is_flag=True,
     help="Show what no policy can beat, too, and how much of the way from the first policy"
@@ -140,6 +159,7 @@ def simulate(
     against: Path | None,
     growth_from: str | None,
     bound: bool,
+    real: tuple[Path, ...],
     output: tables.OutputFormat,
 ) -> None:
     """Run policies on a simulated cluster, and compare what requests wait for.
@@ -154,6 +174,7 @@ def simulate(
     pilotlight simulate quick
     pilotlight simulate quick --policy random,serverlessllm --seeds 10 --plot .
     pilotlight simulate quick --bound
+    pilotlight simulate my-demo.yaml --validate run-1 --validate run-2
     pilotlight simulate my-cluster.yaml --json figures.json
     pilotlight simulate quick --set cluster.nodes[0].count=4 --set models[0].count=8
     pilotlight simulate thousand-nodes --growth-from hundred-nodes
@@ -175,6 +196,11 @@ def simulate(
     found = load_scenario(scenario, changes=_read_changes(changes))
     growth_from = growth_from or found.growth_from
     smaller = load_scenario(growth_from) if growth_from else None
+    if real:
+        document = _validate(found, real, policies, seeds or found.seeds, first_seed)
+        if json_file is not None:
+            write_document(document, json_file)
+        return
     names = policies.split(",") if policies else list(found.policies)
     jobs = [
         Job(scenario=found, policy=name.strip(), seed=first_seed + row, traces=traces)
@@ -201,6 +227,48 @@ def simulate(
     if plot_directory is not None:
         for file in draw(results, plot_directory):
             click.echo(f"wrote {file}", err=True)
+
+
+def _validate(
+    scenario: Scenario,
+    folders: Sequence[Path],
+    policy: str | None,
+    n_seeds: int,
+    first_seed: int,
+) -> dict[str, Any]:
+    """Show how far the simulation is from what was recorded, in spreads between the runs."""
+    from pilotlight.scheduler.simulation.validation import read_run, validate
+
+    found = validate(
+        scenario,
+        [read_run(folder) for folder in folders],
+        policy=policy or _RECORDED_POLICY,
+        seeds=range(first_seed, first_seed + n_seeds),
+    )
+    rows = [
+        {
+            "quantity": f"first token, {each.name}",
+            "real": ", ".join(map(format_seconds, each.real)),
+            "simulated": format_seconds(each.simulated),
+            "error_over_spread": f"{each.error_over_spread:.2f}",
+        }
+        for each in found.percentiles
+    ]
+    tables.write_rows(rows, VALIDATION_COLUMNS, format="table", empty="")
+    click.echo(
+        f"{100.0 * found.same_tier_share:.0f} % of starts from the same tier"
+        f" ({100.0 * found.same_tier_share_of_real:.0f} % between real runs),"
+        f" of {', '.join(map(str, found.n_starts))} starts"
+    )
+    document: dict[str, Any] = {
+        f"{each.name}_error_over_spread": each.error_over_spread for each in found.percentiles
+    }
+    return document | {
+        "same_tier_percent": 100.0 * found.same_tier_share,
+        "same_tier_percent_of_real": 100.0 * found.same_tier_share_of_real,
+        "real_starts": list(found.n_starts),
+        "percentiles": rows,
+    }
 
 
 def _read_changes(changes: Sequence[str]) -> dict[str, object]:

@@ -27,13 +27,16 @@ from pilotlight.scheduler.demo.control import Control
 from pilotlight.scheduler.demo.errors import DemoFailed
 from pilotlight.scheduler.demo.layout import DEVICES, HOLDINGS, link_checkpoints, only_run
 from pilotlight.scheduler.demo.processes import DemoCluster
-from pilotlight.scheduler.demo.replay import ReplayedRequest, replay
+from pilotlight.scheduler.demo.replay import replay
 from pilotlight.scheduler.demo.requests import REQUEST_SECONDS
 from pilotlight.scheduler.simulation.arrivals import Arrival
 from pilotlight.scheduler.simulation.scenarios import Scenario
+from pilotlight.scheduler.simulation.validation import (
+    RECORDING_FOLDER,
+    REQUESTS_FILE,
+    ReplayedRequest,
+)
 
-REQUESTS_FILE = "requests.jsonl"
-RECORDING_FOLDER = "recording"
 INTERRUPTED = 130
 
 

@@ -8,29 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 
 import httpx
-import msgspec
 
 from pilotlight.scheduler.demo.checkpoints import VOCABULARY
 from pilotlight.scheduler.demo.requests import Answer, ask
 from pilotlight.scheduler.simulation.arrivals import Arrival
+from pilotlight.scheduler.simulation.validation import ReplayedRequest
 
 _FIRST_ORDINARY_ID = 16
 """Below are bytes and special tokens."""
-
-
-class ReplayedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request of a replay, as its client saw it; a line of the file that keeps them."""
-
-    at: float
-    """Monotonic seconds on the machine: the controller's recording counts so too."""
-    due_at: float
-    """Seconds since the replay's beginning at which it should have been sent."""
-    model: str
-    prompt_tokens: int
-    output_tokens: int
-    first_token_seconds: float | None
-    total_seconds: float
-    error: str = ""
 
 
 async def replay(
