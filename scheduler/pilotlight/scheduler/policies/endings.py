@@ -83,13 +83,14 @@ class Endings:
 
     def _as_many_as_spare(self, replicas: Iterable[int]) -> list[int]:
         """Return the first of each model, as many as it can spare."""
-        taken: Counter[int] = Counter()
+        taken: dict[int, int] = {}
         found: list[int] = []
         for replica in replicas:
             model = self._model(replica)
-            if replica in self._leaving or self._spare(model) - taken[model] < 1:
+            n_taken = taken.get(model, 0)
+            if replica in self._leaving or self._spare(model) - n_taken < 1:
                 continue
-            taken[model] += 1
+            taken[model] = n_taken + 1
             found.append(replica)
         return found
 
