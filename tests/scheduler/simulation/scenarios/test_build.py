@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from pilotlight.estimators import Priors, StartEstimator
+from pilotlight.process.errors import PluginError
 from pilotlight.scheduler.core.core import Core
 from pilotlight.scheduler.policies import ServerlessLLM
 from pilotlight.scheduler.simulation import (
@@ -29,6 +30,7 @@ from pilotlight.scheduler.simulation.scenarios.cluster import Times
 from pilotlight.scheduler.simulation.scenarios.models import Linear
 from pilotlight.scheduler.simulation.scenarios.scenario import ControllerDelays, PriorConstants
 from pilotlight.scheduler.simulation.workload import InvalidWorkload
+from pilotlight.store_node.core import ValueEvictor
 from pilotlight.store_node.protocol import ModelId, NodeId
 
 TEXT = """\
@@ -325,3 +327,12 @@ def test_a_scenario_runs_with_all_that_goes_wrong(
     assert simulation.nodes[NodeId("node-1")].incarnation == "node-1-3"
     assert len(simulation.ledger) > 20
     assert set(simulation.ledger.endings().tolist()) == {Ending.SERVED}
+
+
+def test_an_evictor_is_a_plugin_by_its_name() -> None:
+    value = load_scenario("quick", changes={"cluster.evictor": "value"}).build(1)
+    nobodys = load_scenario("quick", changes={"cluster.evictor": "nobodys"})
+
+    assert value.evictor is ValueEvictor
+    with pytest.raises(PluginError, match=r"no pilotlight\.evictors plugin is called 'nobodys'"):
+        nobodys.build(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pilotlight.scheduler.simulation.network import Discipline
 from pilotlight.scheduler.simulation.scenarios.section import (
     Amount,
@@ -84,5 +82,5 @@ class Cluster(Section, frozen=True, kw_only=True):
 
     nodes: tuple[NodeGroup, ...]
     channels: tuple[SharedChannel, ...] = ()
-    evictor: Literal["lru", "value"] = "lru"
-    """Which checkpoint leaves DRAM for another."""
+    evictor: Name = "lru"
+    """Which checkpoint leaves DRAM for another: an entry point of `pilotlight.evictors`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from pilotlight.estimators import Priors
+from pilotlight.process.plugins import load_plugin
 from pilotlight.scheduler.simulation.scenarios.built import Built
 from pilotlight.scheduler.simulation.scenarios.cluster import Cluster
 from pilotlight.scheduler.simulation.scenarios.failures import Failure
@@ -28,10 +29,7 @@ from pilotlight.scheduler.simulation.scenarios.traffic import (
 )
 from pilotlight.scheduler.simulation.simulation import Delays
 from pilotlight.scheduler.simulation.workload import Workload
-from pilotlight.store_node.core import Evictor, LruEvictor, ValueEvictor
 from pilotlight.store_node.protocol import ModelId
-
-_EVICTORS: Mapping[str, Callable[[], Evictor]] = {"lru": LruEvictor, "value": ValueEvictor}
 
 
 class ControllerDelays(Section, frozen=True, kw_only=True):
@@ -109,6 +107,7 @@ class Scenario(Section, frozen=True, kw_only=True):
         Raises:
             InvalidScenario: a trace that it needs is not there, or it has no requests.
             BrokenTrace: a trace breaks a rule of its format.
+            PluginError: its evictor is not installed.
         """
         folder = TraceFolder(traces, source=self.name)
         times = serve_times(self.models, folder, source=self.name)
@@ -120,7 +119,7 @@ class Scenario(Section, frozen=True, kw_only=True):
             models=deployed(self.models),
             machines=made.by_node,
             channels=made.channels,
-            evictor=_EVICTORS[self.cluster.evictor],
+            evictor=load_plugin("pilotlight.evictors", self.cluster.evictor),
             arrivals=requests.arrivals(seed),
             in_dram=placed.in_dram,
             begins_at=self.workload.begins_at_seconds,
