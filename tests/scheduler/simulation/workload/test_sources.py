@@ -23,7 +23,7 @@ from pilotlight.scheduler.simulation.workload.counts import Counts, rebinned
 MINUTES = 10
 
 
-def functions(rate: float = 2.0, **fields: object) -> FunctionSource:
+def functions(rate: float = 2.0, of_minutes: float = 0.0, **fields: object) -> FunctionSource:
     def counts(seeds: Seeds) -> Counts:
         return draw_counts(
             seeds.generator(Draws.FUNCTIONS),
@@ -32,6 +32,7 @@ def functions(rate: float = 2.0, **fields: object) -> FunctionSource:
             zipf_exponent=1.0,
             calls_per_minute=500.0,
             n_minutes=MINUTES,
+            cv=of_minutes,
         )
 
     return FunctionSource(counts=counts, requests_per_second=rate, **fields)  # type: ignore[arg-type]  # as the test says
@@ -41,7 +42,7 @@ def gamma(rate: float = 2.0, cv: float = 1.0) -> GammaSource:
     return GammaSource(requests_per_second=rate, popularity=zipf_shares(8, 1.0), cv=cv)
 
 
-SOURCES = [gamma(), functions(), functions(bursts="cluster")]
+SOURCES = [gamma(), functions(), functions(of_minutes=4.0, cv=1.0), functions(bursts="cluster")]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -156,6 +157,78 @@ def test_functions_that_are_never_called_leave_their_place_to_the_next() -> None
 
     # Hardly five of the ten thousand are called, and they are for different models.
     assert np.all(counts.sum(axis=0) > 0)
+
+
+@pytest.mark.parametrize("cv", [0.5, 2.0, 8.0])
+def test_a_made_up_functions_rate_varies_from_minute_to_minute_as_much_as_is_said(
+    cv: float,
+) -> None:
+    counts = draw_counts(
+        np.random.default_rng(1),
+        n_models=200,
+        n_functions=200,
+        zipf_exponent=0.0,
+        calls_per_minute=200_000.0,
+        n_minutes=2000,
+        cv=cv,
+    )
+    next_one, one = counts[1:].ravel(), counts[:-1].ravel()
+
+    # The mean of 400,000 draws has a standard error of cv / 632, 1.3 % at a CV of 8.
+    assert counts.mean() == pytest.approx(1000.0, rel=0.05)
+    # The Poisson counts of a mean of 1000 add 0.032 ** 2 to the square of the CV.
+    assert counts.std() / counts.mean() == pytest.approx(math.hypot(cv, 0.032), rel=0.05)
+    # One minute says nothing of the next.
+    assert abs(np.corrcoef(one, next_one)[0, 1]) < 0.01
+
+
+def test_made_up_functions_whose_rates_vary_have_the_same_means_in_the_same_order() -> None:
+    def of(cv: float, n_minutes: int) -> Counts:
+        return draw_counts(
+            np.random.default_rng(1),
+            n_models=10,
+            n_functions=10,
+            zipf_exponent=1.0,
+            calls_per_minute=100_000.0,
+            n_minutes=n_minutes,
+            cv=cv,
+        )
+
+    steady, varying = of(0.0, 10), of(1.0, 4000)
+
+    # The standard error of a mean is 1 / sqrt(4000), 1.6 %.
+    assert varying.mean(axis=0) == pytest.approx(steady.mean(axis=0), rel=0.08)
+
+
+@pytest.mark.parametrize("cv", [-1.0, math.nan, math.inf])
+def test_a_variation_of_minutes_that_is_no_number_from_zero_on_is_refused(cv: float) -> None:
+    with pytest.raises(InvalidWorkload, match=r"^cv: .* is not a number from 0 on$"):
+        draw_counts(
+            np.random.default_rng(1),
+            n_models=1,
+            n_functions=1,
+            zipf_exponent=0.0,
+            calls_per_minute=1.0,
+            n_minutes=1,
+            cv=cv,
+        )
+
+
+def test_a_function_source_brings_minutes_apart_and_stays_even_within_them() -> None:
+    # Two minutes for one model, of which one has all requests.
+    source = FunctionSource(
+        counts=lambda _: np.array([[0], [600]]), requests_per_second=5.0, cv=1.0
+    )
+
+    found = np.array([at for at, _ in source.timed(Seeds(1), 1200.0)])
+
+    assert np.all((found // 60.0) % 2 == 1)
+    # Poisson counts of six seconds with 10 requests a second: variance 60, mean 60; of
+    # a hundred such counts the ratio has a standard error of sqrt(2 / 100).
+    in_busy = np.histogram(found, bins=np.arange(0.0, 1201.0, 6.0))[0]
+    in_busy = in_busy[in_busy > 0]
+    assert len(in_busy) == 100
+    assert in_busy.var() / in_busy.mean() == pytest.approx(1.0, abs=4 * math.sqrt(2 / 100))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])

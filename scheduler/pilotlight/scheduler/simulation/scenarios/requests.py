@@ -182,6 +182,7 @@ class _PartMaker:
                 zipf_exponent=calls.zipf_exponent,
                 calls_per_minute=calls.calls_per_minute,
                 n_minutes=calls.minutes,
+                cv=calls.cv,
             )
 
         return FunctionSource(

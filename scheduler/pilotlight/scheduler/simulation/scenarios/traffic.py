@@ -59,6 +59,8 @@ class MadeUpCalls(Section, frozen=True, kw_only=True, tag_field="kind", tag="mad
     calls_per_minute: Positive
     """Of all functions; decides which of them are called at all."""
     minutes: Number
+    cv: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)] = 0.0
+    """Of a function's rate from one minute to the next, Gamma distributed; 0 = steady."""
 
 
 class FunctionArrivals(Section, frozen=True, kw_only=True, tag_field="kind", tag="functions"):
@@ -70,6 +72,7 @@ class FunctionArrivals(Section, frozen=True, kw_only=True, tag_field="kind", tag
     interval_minutes: Number = 1
     """Minutes that are summed up to one rate."""
     cv: Burstiness = 8.0
+    """Of the gaps within an interval; 1 = a Poisson process."""
     bursts: Bursts = "model"
     """Whether each model has a process of its own, or the cluster has one."""
     exact: bool = False

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pilotlight.scheduler.simulation.workload.checks import check_amount, check_positive
 from pilotlight.scheduler.simulation.workload.errors import InvalidWorkload
-from pilotlight.scheduler.simulation.workload.popularity import zipf_shares
+from pilotlight.scheduler.simulation.workload.popularity import Floats, zipf_shares
 from pilotlight.scheduler.traces import TraceFile
 from pilotlight.scheduler.traces.readers import N_MINUTES, read_azure_functions
 
@@ -68,19 +68,24 @@ def draw_counts(
     zipf_exponent: float,
     calls_per_minute: float,
     n_minutes: int,
+    cv: float = 0.0,
 ) -> Counts:
     """Return [minutes, models]: the calls of made-up functions, few of which have most.
 
-    A function's mean falls with its rank by Zipf's law, its calls in a minute are
-    Poisson distributed, and the functions come in any order, as those of a file do.
+    A function's mean falls with its rank by Zipf's law, and the functions come in any
+    order, as those of a file do. Its rate in a minute is Gamma distributed around that
+    mean, `cv` being standard deviation by mean and 0 a rate that stays; its calls in a
+    minute are Poisson distributed around the minute's rate. All is drawn from `rng`:
+    the order, then minute by minute the rates, where they vary, and the calls.
 
     Raises:
         InvalidWorkload: a number is negative, or nothing is called in all minutes.
     """
     check_amount("zipf_exponent", zipf_exponent)
     check_positive("calls_per_minute", calls_per_minute)
+    check_amount("cv", cv)
     means = rng.permutation(zipf_shares(n_functions, zipf_exponent)) * calls_per_minute
-    minutes = np.stack([rng.poisson(means) for _ in range(n_minutes)])
+    minutes = np.stack([rng.poisson(_rates(rng, means, cv)) for _ in range(n_minutes)])
     called = minutes[:, minutes.any(axis=0)]
     if not called.size:
         raise InvalidWorkload("calls_per_minute", "no function is called in all minutes")
@@ -94,3 +99,11 @@ def draw_counts(
 def rebinned(counts: Counts, minutes: int) -> Counts:
     """Return [intervals, models]: the sums over so many minutes; the last may have fewer."""
     return np.add.reduceat(counts, np.arange(0, len(counts), minutes), axis=0)
+
+
+def _rates(rng: np.random.Generator, means: Floats, cv: float) -> Floats:
+    """Return [functions]: the rates of one minute."""
+    if not cv:
+        return means
+    variance = cv**2
+    return means * rng.gamma(1.0 / variance, variance, len(means))
