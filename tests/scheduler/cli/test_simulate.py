@@ -129,6 +129,8 @@ def test_says_what_no_policy_can_beat(pilotlight: Run, tmp_path: Path) -> None:
         (("simulate", "quik"), "did you mean quick?"),
         (("simulate", "quick", "--policy", "nobodys"), "no pilotlight.policies plugin is called"),
         (("simulate", "quick", "--set", "nonsense"), "is not KEY=VALUE"),
+        (("simulate", "quick", "--set", "seeds=010"), "seeds: expected a whole number"),
+        (("simulate", "quick", "--growth-from", "nosuch"), "there is no such scenario"),
         (("simulate", "quick", "--set", "cluster.colour=red"), "cluster.colour"),
         (("simulate", "quick", "--seeds", "0"), "--seeds"),
         (("simulate", "quick", "--json", "/nowhere/f.json"), "can't be written"),

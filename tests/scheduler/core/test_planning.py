@@ -17,6 +17,7 @@ from pilotlight.scheduler.core.events import (
     PlanProposed,
 )
 from pilotlight.scheduler.core.plan import Plan, Read, Refuse, Start, StepId, Subject, WaitFor
+from pilotlight.scheduler.core.planning import LEAST_REPLAN_SECONDS
 from pilotlight.scheduler.core.turn import CoreSettings
 from pilotlight.scheduler.policies import ServerlessLLM
 from pilotlight.scheduler.testing.reports import copy_of, model_of
@@ -410,3 +411,24 @@ def test_a_policy_that_makes_facts_up_is_not_asked_again_and_again() -> None:
 
     assert stage.replicas() == []
     assert stage.plans == []
+
+
+@pytest.mark.parametrize("later", [0.0, -5.0])
+def test_a_policy_that_wants_to_be_asked_at_once_is_asked_a_little_later(later: float) -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=["m"])
+
+    stage.plan(Plan(replan_at=stage.now + later))
+
+    assert stage.timers["replan:policy"] == pytest.approx(stage.now + LEAST_REPLAN_SECONDS)
+
+
+def test_a_time_that_is_none_asks_for_nothing() -> None:
+    stage = Stage()
+    stage.deploy("m")
+    stage.join("a", holds=["m"])
+
+    stage.plan(Plan(replan_at=float("nan")))
+
+    assert "replan:policy" not in stage.timers

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 
 import msgspec
 import pytest
 
 from pilotlight.process.errors import PluginError
+from pilotlight.scheduler.simulation import runs
 from pilotlight.scheduler.simulation.runs import Job, RunLost, do_job, do_jobs
 from pilotlight.scheduler.simulation.scenarios import load_scenario
 
@@ -76,3 +78,36 @@ def test_a_process_that_is_killed_is_told_of(which: int) -> None:
         do_jobs(jobs, n_processes=2, progress=kill_one)
 
     assert multiprocessing.active_children() == []
+
+
+class Raising:
+    """A policy of somebody's."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def plan(self, snapshot: object, estimator: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it broke"), SystemExit(0)])
+def test_a_policy_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(runs, "load_plugin", lambda group, name: lambda: Raising(error))
+
+    with pytest.raises(runs.PolicyFailed, match=r"policy mine failed with seed 7: .*\(") as caught:
+        do_job(Job(scenario=QUICK, policy="mine", seed=7))
+
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_policy_that_returns_no_plan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def plan(self, snapshot: object, estimator: object) -> None:
+            return None
+
+    monkeypatch.setattr(runs, "load_plugin", lambda group, name: Silent)
+
+    with pytest.raises(runs.PolicyFailed, match="policy mine returned None instead of a Plan"):
+        do_job(Job(scenario=QUICK, policy="mine", seed=1))

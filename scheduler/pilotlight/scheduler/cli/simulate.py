@@ -19,6 +19,7 @@ from pilotlight.scheduler.cli import simulated_runs
 
 if TYPE_CHECKING:
     from pilotlight.scheduler.simulation.runs import Job, Run
+    from pilotlight.scheduler.simulation.scenarios import Scenario
 
 SCENARIO_COLUMNS = (tables.text("name"), tables.text("title"), tables.text("needs"))
 
@@ -150,21 +151,24 @@ def simulate(
         plot_directory.mkdir(parents=True, exist_ok=True)
     found = load_scenario(scenario, changes=_read_changes(changes))
     n_seeds = seeds or found.seeds
+    growth_from = growth_from or found.growth_from
+    smaller = load_scenario(growth_from) if growth_from else None
+    if against is not None:
+        simulated_runs.require_published(against, found.name)
     if real:
         document = simulated_runs.show_validation(found, real, policies, n_seeds, first_seed)
     else:
-        names = policies.split(",") if policies else list(found.policies)
+        chosen = policies.split(",") if policies else found.policies
+        names = dict.fromkeys(name.strip() for name in chosen)
         jobs = [
-            Job(scenario=found, policy=name.strip(), seed=first_seed + row, traces=traces)
+            Job(scenario=found, policy=name, seed=first_seed + row, traces=traces)
             for name in names
             for row in range(n_seeds)
         ]
         runs = _run(jobs, n_processes=processes or os.cpu_count() or 1)
         document = simulated_runs.show_comparison(runs, output)
         say = partial(click.echo, err=output in ("json", "yaml"))
-        document |= _show_more(
-            jobs, runs, bound=bound, against=against, growth_from=growth_from, say=say
-        )
+        document |= _show_more(jobs, runs, bound=bound, against=against, smaller=smaller, say=say)
         if plot_directory is not None:
             for file in draw([run.result for run in runs], plot_directory):
                 click.echo(f"wrote {file}", err=True)
@@ -178,23 +182,20 @@ def _show_more(
     *,
     bound: bool,
     against: Path | None,
-    growth_from: str | None,
+    smaller: Scenario | None,
     say: simulated_runs.Say,
 ) -> dict[str, Any]:
     """Show what was asked for beside the comparison; return what a document has of it."""
-    from pilotlight.scheduler.simulation.scenarios import load_scenario
-
     more: dict[str, Any] = {}
     scenario = jobs[0].scenario
     if bound:
         more["bound"] = simulated_runs.show_bound(jobs, runs, say=say)
-    if smaller := growth_from or scenario.growth_from:
-        small = replace(jobs[0], scenario=load_scenario(smaller))
+    if smaller is not None:
         # Alone, as the large one ran.
         more |= simulated_runs.show_growth(
-            _run([small], n_processes=1)[0],
+            _run([replace(jobs[0], scenario=smaller)], n_processes=1)[0],
             runs[0],
-            n_nodes=(small.scenario.n_nodes, scenario.n_nodes),
+            n_nodes=(smaller.n_nodes, scenario.n_nodes),
             say=say,
         )
     if against is not None:
@@ -203,17 +204,14 @@ def _show_more(
 
 
 def _read_changes(changes: Sequence[str]) -> dict[str, object]:
-    import yaml
+    from pilotlight.scheduler.simulation.scenarios.documents import parse_value
 
     found: dict[str, object] = {}
     for change in changes:
         key, equals, value = change.partition("=")
         if not key or not equals:
             raise click.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as exc:
-            raise click.BadParameter(f"{value!r} is no value", param_hint="--set") from exc
+        found[key] = parse_value(value, source=f"--set {key}")
     return found
 
 

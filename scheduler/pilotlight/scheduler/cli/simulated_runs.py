@@ -37,7 +37,7 @@ COUNT_COLUMNS = (
     tables.text("from_dram", "FROM DRAM"),
     tables.text("from_ssd", "FROM SSD"),
     tables.text("timed_out", "TIMED OUT"),
-    tables.text("refused", wide_only=True),
+    tables.text("refused"),
     tables.text("evictions"),
     tables.text("migrations", wide_only=True),
     tables.text("preemptions", wide_only=True),
@@ -182,9 +182,8 @@ def show_published(
     """Show how many published percentiles lie within the band of the runs, and which do not."""
     from pilotlight.scheduler.simulation.report.published import beside_published
 
-    # The panels of the paper's figures are scenarios of that name.
     results = [run.result for run in runs]
-    found = beside_published(results, file, panel=scenario.removeprefix("paper-"))
+    found = beside_published(results, file, panel=_panel_of(scenario))
     rows: list[dict[str, Any]] = []
     for policy in dict.fromkeys(each.policy for each in found):
         of_policy = [each for each in found if each.policy == policy]
@@ -205,6 +204,18 @@ def show_published(
     tables.write_rows(rows, PUBLISHED_COLUMNS, format="table", empty=empty, stream=table)
     say(f"\n{table.getvalue().rstrip()}")
     return rows
+
+
+def require_published(file: Path, scenario: str) -> None:
+    """Refuse a table without the scenario's panel, before minutes of simulating."""
+    from pilotlight.scheduler.simulation.report.published import beside_published
+
+    beside_published([], file, panel=_panel_of(scenario))
+
+
+def _panel_of(scenario: str) -> str:
+    """Return which panel a scenario is; those of the paper's figures are named after them."""
+    return scenario.removeprefix("paper-")
 
 
 def show_growth(small: Run, large: Run, *, n_nodes: tuple[int, int], say: Say) -> dict[str, Any]:

@@ -9,6 +9,7 @@ holds a model which lacks some, and where idle replicas expire (`expiry`).
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from pilotlight.scheduler.core import replicas, steps
@@ -31,6 +32,9 @@ from pilotlight.scheduler.core.plan import Plan, Start
 from pilotlight.scheduler.core.state import Decision, Demand
 from pilotlight.scheduler.core.turn import Turn
 from pilotlight.store_node.protocol import ModelId, NodeId
+
+LEAST_REPLAN_SECONDS = 0.01
+"""Between a plan and the next one that its policy asks for."""
 
 IDLE_TIMER = "replan:idle"
 LACKING_TIMER = "replan:lacking"
@@ -162,8 +166,10 @@ def plan_proposed(turn: Turn, event: PlanProposed) -> None:
     was_overtaken = turn.state.version != turn.state.plan_version
     if event.plan.steps and take_up(turn, event.plan, policy=event.policy) and was_overtaken:
         turn.want_plan()
-    if event.plan.replan_at is not None:
-        turn.set_timer("replan:policy", after_seconds=max(event.plan.replan_at - turn.now, 0.0))
+    if event.plan.replan_at is not None and math.isfinite(event.plan.replan_at):
+        # Who wants to be asked again at once would be asked for ever.
+        seconds = max(event.plan.replan_at - turn.now, LEAST_REPLAN_SECONDS)
+        turn.set_timer("replan:policy", after_seconds=seconds)
     turn.is_next_plan_open = event.plan.replan_at is None
 
 

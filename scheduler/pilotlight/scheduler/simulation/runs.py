@@ -17,11 +17,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from pilotlight.estimators import StartEstimator
+from pilotlight.estimators import Estimator, StartEstimator
 from pilotlight.process.lifeline import die_with_parent
 from pilotlight.process.plugins import load_plugin
 from pilotlight.scheduler.core.core import Core
 from pilotlight.scheduler.core.events import AnyEvent
+from pilotlight.scheduler.core.plan import Plan
+from pilotlight.scheduler.core.snapshot import Snapshot
 from pilotlight.scheduler.errors import SchedulerError
 from pilotlight.scheduler.policies import Policy
 from pilotlight.scheduler.simulation.arrivals import Arrival
@@ -45,6 +47,48 @@ class RunLost(SchedulerError, RuntimeError):
         super().__init__(
             "a process that simulated was killed, perhaps for want of memory; try fewer at once"
         )
+
+
+class PolicyFailed(SchedulerError, RuntimeError):
+    """A policy did not plan."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+
+
+class GuardedPolicy:
+    """A policy by its name; whatever it raises says who raised it."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        """Make it.
+
+        Raises:
+            PluginError: it is not there.
+            PolicyFailed: it can't be made without arguments.
+        """
+        self.name = name
+        self._seed = seed
+        made = load_plugin("pilotlight.policies", name)
+        self._policy = self._guarded(made)
+
+    def plan(self, snapshot: Snapshot, estimator: Estimator) -> Plan:
+        """Return its plan.
+
+        Raises:
+            PolicyFailed: it raised something, or returned something else.
+        """
+        plan = self._guarded(self._policy.plan, snapshot, estimator)
+        if not isinstance(plan, Plan):
+            raise PolicyFailed(f"policy {self.name} returned {plan!r:.200} instead of a Plan")
+        return plan
+
+    def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        # It may be anybody's, and ends in the process that asked for it, as words.
+        except (Exception, SystemExit) as exc:
+            text = f"policy {self.name} failed with seed {self._seed}: {exc!r:.500}"
+            raise PolicyFailed(text) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +120,7 @@ def do_job(job: Job, *, arrived: Callable[[int], None] = lambda n: None) -> Run:
         PluginError: the policy is not there.
         SchedulerError: the scenario can't be built, or a trace is broken.
     """
-    policy = load_plugin("pilotlight.policies", job.policy)()
+    policy = GuardedPolicy(job.policy, job.seed)
     began = time.perf_counter()
     built = job.scenario.build(job.seed, traces=job.traces)
     simulation = prepare(built, policy)

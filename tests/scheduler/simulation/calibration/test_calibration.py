@@ -98,3 +98,20 @@ def test_what_is_no_recording_is_named(tmp_path: Path, text: bytes | None, said:
         observe([file], StartEstimator())
 
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("change", ["missing", "twice", "swapped"])
+def test_events_that_do_not_follow_each_other_are_refused(tmp_path: Path, change: str) -> None:
+    file = tmp_path / "000.jsonl"
+    record_quick(file, TRUTH, n_events=60)
+    header, *events = file.read_bytes().splitlines(keepends=True)
+    if change == "missing":
+        del events[30]
+    elif change == "twice":
+        events.insert(30, events[30])
+    else:
+        events[30], events[31] = events[31], events[30]
+    file.write_bytes(b"".join([header, *events]))
+
+    with pytest.raises(UnusableRecording, match=r"event 3[01] is missing"):
+        observe([file], StartEstimator())

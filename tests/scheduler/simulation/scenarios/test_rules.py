@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,52 @@ def test_a_name_is_made_of_letters_digits_and_a_few_signs(
     refusal: Callable[..., str], name: str
 ) -> None:
     assert refusal({"models[0].name": name}).startswith("models[0].name: expected text matching")
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        (
+            [
+                {"kind": "lose_node", "node": "node-1", "at_seconds": 20},
+                {"kind": "cut_off", "node": "node-1", "at_seconds": 22, "seconds": 5},
+            ],
+            "failures[1]: node-1 is not over the failure before it by then",
+        ),
+        (
+            [
+                {"kind": "slow_channel", "channel": "disk@node-1", "at_seconds": 9, "factor": 0.5},
+                {
+                    "kind": "slow_channel",
+                    "channel": "disk@node-1",
+                    "at_seconds": 5,
+                    "factor": 0.1,
+                    "seconds": 60,
+                },
+            ],
+            "failures[0]: disk@node-1 is not over the failure before it by then",
+        ),
+    ],
+)
+def test_failures_of_one_thing_do_not_overlap(failures: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(InvalidScenario) as caught:
+        load_scenario("quick", changes={"failures": failures})
+
+    assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("models[0].size_gb", 1e300),
+        ("cluster.nodes[0].dram_gb", 1e10),
+        ("cluster.nodes[0].times.node_spread", 1000),
+        ("cluster.nodes[0].times.heartbeat_seconds", 1e-9),
+        ("models[0].priority", 1 << 63),
+        ("delays.timeout_seconds", 1e300),
+        ("name", "../../elsewhere"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused_by_their_key(key: str, value: object) -> None:
+    with pytest.raises(InvalidScenario, match=re.escape(key)):
+        load_scenario("quick", changes={key: value})

@@ -8,6 +8,7 @@ What a start was made of, its node has said itself.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ def observe(files: Iterable[Path], estimator: Estimator) -> Observations:
                 header, entries = read_recording(lines)
                 observer = observer or _begin(path, header, estimator)
                 for entry in entries:
+                    observer.check(entry)
                     observer.take(entry)
         except OSError as exc:
             raise UnusableRecording(path, exc.strerror or str(exc)) from exc
@@ -96,6 +98,20 @@ class _Observer:
         self._asked: dict[object, float] = {}
         """When each action that has an answer was asked for."""
         self._teardowns: set[ReplicaId] = set()
+        self._next: int | None = None
+        self._now = -math.inf
+
+    def check(self, entry: Entry) -> None:
+        """Refuse an event that does not follow the one before.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if self._next is not None and entry.offset != self._next:
+            raise ValueError(f"event {self._next} is missing: {entry.offset} comes instead")
+        if entry.now < self._now:
+            raise ValueError(f"event {entry.offset} is earlier than the one before it")
+        self._next, self._now = entry.offset + 1, entry.now
 
     def take(self, entry: Entry) -> None:
         now, event = entry.now, entry.event

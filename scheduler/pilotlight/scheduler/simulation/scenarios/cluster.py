@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from pilotlight.scheduler.simulation.network import Discipline
 from pilotlight.scheduler.simulation.scenarios.section import (
     Amount,
@@ -9,7 +13,10 @@ from pilotlight.scheduler.simulation.scenarios.section import (
     Name,
     Number,
     Positive,
+    Room,
     Section,
+    Size,
+    Spread,
 )
 
 
@@ -48,12 +55,12 @@ class Times(Section, frozen=True, kw_only=True):
     teardown_seconds: Amount = 0.1
     report_seconds: Amount = 0.001
     """From a change until the controller hears of it."""
-    heartbeat_seconds: Positive = 1.0
-    noise: Amount = 0.0
+    heartbeat_seconds: Annotated[float, msgspec.Meta(ge=0.001, le=1e9)] = 1.0
+    noise: Spread = 0.0
     """Standard deviation of the logarithm of everything that a worker does."""
-    transfer_noise: Amount = 0.0
+    transfer_noise: Spread = 0.0
     """The same of what moving bytes takes, from disks and to devices."""
-    node_spread: Amount = 0.0
+    node_spread: Spread = 0.0
     """The same of how slow a node's transfers are beside other nodes', all of them."""
 
 
@@ -63,9 +70,9 @@ class NodeGroup(Section, frozen=True, kw_only=True):
     name: Name
     count: Number = 1
     devices: Number
-    device_gib: Positive
+    device_gib: Size
     """Weights that one device holds."""
-    dram_gb: Amount
+    dram_gb: Room
     """Checkpoints kept in memory, beside what devices hold."""
     disks: tuple[Disk, ...]
     """The copies of checkpoints are dealt to them in turn."""

@@ -106,6 +106,15 @@ def parse_document(text: bytes | str, *, source: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
+def parse_value(text: str, *, source: str) -> Any:
+    """Return one value, read as it would be in a file.
+
+    Raises:
+        InvalidScenario: it is none.
+    """
+    return parse_document(f"value: {text}", source=source).get("value")
+
+
 def _check_structure(text: bytes | str, *, source: str) -> None:
     """Refuse what small files can grow without bounds by."""
     depth = 0

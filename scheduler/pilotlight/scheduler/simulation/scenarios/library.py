@@ -51,7 +51,9 @@ def load_scenario(
     document = _whole_document(path, ())
     for key, value in (changes or {}).items():
         documents.change_value(document, key, value, source=source)
-    document.setdefault("name", path.stem)
+    document.setdefault(
+        "name", re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "scenario"
+    )
     documents.check_finite(document, source=source)
     scenario = _convert(document, source=source)
     rules.check(scenario, source=source)

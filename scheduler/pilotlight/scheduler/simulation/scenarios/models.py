@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from pilotlight.scheduler.simulation.scenarios.section import (
     Amount,
@@ -11,6 +13,7 @@ from pilotlight.scheduler.simulation.scenarios.section import (
     Number,
     Positive,
     Section,
+    Size,
 )
 
 
@@ -54,7 +57,7 @@ class ModelGroup(Section, frozen=True, kw_only=True):
 
     name: Name
     count: Number = 1
-    size_gb: Positive
+    size_gb: Size
     """Of its checkpoint, 10^9 bytes each."""
     devices: Number = 1
     """For each replica."""
@@ -64,7 +67,7 @@ class ModelGroup(Section, frozen=True, kw_only=True):
     max_replicas: Number = 1
     keep_alive_seconds: Amount | Literal["load"] = "load"
     """How long an idle replica stays; load = as long as its load takes."""
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)] = 0
     copies: Copies = Copies()
     serve_times: Linear = Linear()
     profile: Profile | None = None

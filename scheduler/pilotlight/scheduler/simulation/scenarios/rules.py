@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NoReturn
@@ -9,7 +10,7 @@ from typing import NoReturn
 from pilotlight.scheduler.simulation.network import Discipline
 from pilotlight.scheduler.simulation.scenarios.cluster import Disk, NodeGroup
 from pilotlight.scheduler.simulation.scenarios.errors import InvalidScenario
-from pilotlight.scheduler.simulation.scenarios.failures import SlowChannel
+from pilotlight.scheduler.simulation.scenarios.failures import Failure, NodeLoss, SlowChannel
 from pilotlight.scheduler.simulation.scenarios.models import ModelGroup
 from pilotlight.scheduler.simulation.scenarios.names import (
     channel_names,
@@ -181,6 +182,23 @@ class _Rules:
                 self._check_known(f"{key}.channel", failure.channel, known, "the cluster")
             else:
                 self._check_known(f"{key}.node", failure.node, self._nodes, "cluster.nodes")
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """Refuse what befalls a node or a channel while it is not over something else."""
+        over_at: dict[str, float] = {}
+        failures = enumerate(self._scenario.failures)
+        for row, failure in sorted(failures, key=lambda each: each[1].at_seconds):
+            name = failure.channel if isinstance(failure, SlowChannel) else failure.node
+            if failure.at_seconds < over_at.get(name, 0.0):
+                self.fail(f"failures[{row}]", f"{name} is not over the failure before it by then")
+            over_at[name] = failure.at_seconds + self._seconds_of(failure)
+
+    def _seconds_of(self, failure: Failure) -> float:
+        if isinstance(failure, NodeLoss):
+            back = math.inf if failure.back_after_seconds is None else failure.back_after_seconds
+            return max(back, self._scenario.delays.detect_seconds)
+        return math.inf if failure.seconds is None else failure.seconds
 
     def _all_channels(self) -> Iterator[str]:
         for channel in self._cluster.channels:

@@ -16,7 +16,13 @@ from pilotlight.scheduler.simulation.scenarios.machines import deployed, machine
 from pilotlight.scheduler.simulation.scenarios.models import ModelGroup
 from pilotlight.scheduler.simulation.scenarios.placement import place
 from pilotlight.scheduler.simulation.scenarios.requests import workload
-from pilotlight.scheduler.simulation.scenarios.section import Amount, Number, Positive, Section
+from pilotlight.scheduler.simulation.scenarios.section import (
+    Amount,
+    Name,
+    Number,
+    Positive,
+    Section,
+)
 from pilotlight.scheduler.simulation.scenarios.serving import serve_times
 from pilotlight.scheduler.simulation.scenarios.trace_folder import TraceFolder
 from pilotlight.scheduler.simulation.scenarios.traffic import (
@@ -62,8 +68,8 @@ class PriorConstants(Section, frozen=True, kw_only=True):
 class Scenario(Section, frozen=True, kw_only=True):
     """What is simulated; its file is laid over the one it is `based_on`, which is not kept."""
 
-    name: str
-    """Its file's, unless that says another."""
+    name: Name
+    """Its file's, unless that says another; files that are drawn are called after it."""
     title: str
     about: str = ""
     cluster: Cluster
